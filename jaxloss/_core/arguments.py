@@ -1,0 +1,347 @@
+"""Every static check, every error sentence, and the kinds of labels.
+
+Public functions are wrapped by `public`: options are checked and switched off there, then one `jit`-compiled program
+does the rest. Shapes and dtypes are checked while that program is traced; what only the data can show is left to
+`checkify.debug_check`, which costs nothing unless the caller functionalizes it with `checkify.checkify`.
+"""
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import checkify
+from jax.typing import ArrayLike
+
+from jaxloss._core.statistics import ClassAxis
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Option(NamedTuple):
+    """Domain of a numeric option, and the Python number that switches it off."""
+
+    low: float
+    high: float
+    off: float | None = None
+
+
+OPTIONS = {
+    "alpha": Option(0, 1),
+    "beta": Option(0, 1),
+    "class_weights": Option(0, np.inf),
+    "epsilon": Option(-np.inf, np.inf, off=0),
+    "gamma": Option(0, np.inf, off=0),
+    "label_smoothing": Option(0, 1, off=0),
+    "normalizer": Option(0, np.inf),
+    "pos_weight": Option(0, np.inf, off=1),
+    "q": Option(0, 1, off=0),
+    "temperature": Option(np.finfo(np.float32).tiny, np.inf, off=1),
+    "z_loss": Option(0, np.inf, off=0),
+}
+
+
+def public(hessian: Callable[[Callable], Callable]) -> Callable[[Function], Function]:
+    """Compiles a public loss once per shape, with static and switched-off options taken out of the program.
+
+    `hessian` makes, of the undecorated function, one of the same arguments that returns the diagonal of its Hessian.
+    """
+
+    def decorate(function: Function) -> Function:
+        wrapper = compiled(function)
+        setattr(wrapper, "hessian", compiled(functools.wraps(function)(hessian(function))))  # noqa: B010
+        return wrapper
+
+    return decorate
+
+
+def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name")) -> Function:
+    """Compiles a function once per shape; what `_prepare` makes of its arguments is what the program sees."""
+    name = function.__name__
+    signature = inspect.signature(function)
+    program = jax.jit(function, static_argnames=[key for key in signature.parameters if key in static], inline=True)
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        for key, value in bound.arguments.items():
+            if key not in static:
+                bound.arguments[key] = _prepare(name, key, value)
+            elif key == "axis":
+                bound.arguments[key] = _static_axis(name, value)
+        return program(**bound.arguments)
+
+    return cast(Function, wrapper)
+
+
+def _prepare(name: str, key: str, value: Any) -> Any:
+    if value is None:
+        return None
+    option = OPTIONS.get(key)
+    if option is not None and isinstance(value, int | float | np.integer | np.floating):
+        if not option.low <= value <= option.high:
+            raise ValueError(f"{name}: `{key}` must be {_domain(option)}; got {value:g}.")
+        return None if value == option.off else float(value)
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        return jnp.asarray(value)
+    except TypeError as error:
+        raise TypeError(f"{name}: `{key}` must be an array or a number; got {type(value).__name__}.") from error
+
+
+def _domain(option: Option) -> str:
+    if option.low == -np.inf:
+        return "a finite number"
+    if option.low == np.finfo(np.float32).tiny:
+        return "> 0"
+    return f"in [{option.low:g}, {option.high:g}]" if option.high < np.inf else f">= {option.low:g}"
+
+
+def _static_axis(name: str, axis: Any) -> int | tuple[int, ...] | None:
+    try:
+        return axis if axis is None else operator.index(axis)
+    except TypeError:
+        pass
+    try:
+        return tuple(operator.index(part) for part in axis)
+    except TypeError:
+        raise TypeError(f"{name}: `axis` must be an int or a tuple of ints; got {axis!r}.") from None
+
+
+def describe(x: jax.Array) -> str:
+    return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+
+
+def compute_dtype(x: jax.Array) -> jnp.dtype:
+    """float32 for every float type but float64, which stays."""
+    return jnp.dtype(jnp.float64) if x.dtype == jnp.float64 else jnp.dtype(jnp.float32)
+
+
+def check_floating(name: str, argument: str, x: jax.Array) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{name}: `{argument}` must be floating point; got {describe(x)}. "
+            f"Cast them, for example with {argument}.astype(jnp.float32)."
+        )
+
+
+def number(name: str, key: str, given: ArrayLike, size: int | None, dtype) -> jax.Array:
+    """A numeric option as a scalar or a vector over the classes, in the dtype of the computation."""
+    value = jnp.asarray(given)
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise TypeError(f"{name}: `{key}` must hold numbers; got {describe(value)}.")
+    if value.ndim and value.shape != (size,):
+        each = f"one entry for each of the {size} classes" if size is not None else "a scalar"
+        raise ValueError(f"{name}: `{key}` must have {each}; got {describe(value)}.")
+    value = value.astype(dtype)
+    option = OPTIONS[key]
+    inside = (value >= option.low) & (value <= option.high)
+    checkify.debug_check(
+        jnp.all(inside),
+        f"{name}: `{key}` must be {_domain(option)}; got {{bad}}",
+        bad=jnp.min(jnp.where(inside, jnp.inf, value)),
+    )
+    return value
+
+
+class Rows(NamedTuple):
+    """Checked arguments of a loss over rows of classes, ready for arithmetic (every array keeps the class axis)."""
+
+    name: str
+    classes: ClassAxis
+    logits: jax.Array  # computed dtype, -inf at classes left out, 0 in rows left out
+    ids: jax.Array | None  # int32, size 1 along the classes
+    targets: jax.Array | None  # like logits
+    keep: jax.Array | None  # rows, size 1 along the classes
+    axes: tuple[int, ...]  # the class axes of the argument
+
+    def restore(self, values: jax.Array, like: jax.Array) -> jax.Array:
+        """Values of every class in the shape and dtype of the argument `like`."""
+        if self.keep is not None:
+            values = jnp.where(self.keep, values, 0)
+        if len(self.axes) > 1:
+            split = (*values.shape[: self.classes.axis], *(like.shape[i] for i in self.axes))
+            values = jnp.moveaxis(values.reshape(split), range(-len(self.axes), 0), self.axes)
+        return values.astype(like.dtype)
+
+    def finish(self, losses: jax.Array) -> jax.Array:
+        """Zero for rows left out; the class axis dropped."""
+        if self.keep is not None:
+            losses = jnp.where(self.keep, losses, 0)
+        return jnp.squeeze(losses, self.classes.axis)
+
+    def parameter(self, key: str, given: ArrayLike | None) -> jax.Array | None:
+        """A numeric option, a vector over the classes being shaped to broadcast against the logits."""
+        if given is None:
+            return None
+        value = number(self.name, key, given, self.logits.shape[self.classes.axis], self.logits.dtype)
+        return self.classes.along(value, self.logits) if value.ndim else value
+
+
+def _class_axes(name: str, logits: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    given = tuple(range(logits.ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    for part in given:
+        if not -logits.ndim <= part < logits.ndim:
+            raise ValueError(
+                f"{name}: `axis` {part} is out of range for `logits` of shape {logits.shape}; "
+                f"name the axis that holds the classes, one of {-logits.ndim} to {logits.ndim - 1}."
+            )
+    axes = tuple(part % logits.ndim for part in given)
+    if len(set(axes)) != len(axes) or not axes:
+        raise ValueError(f"{name}: `axis` must name each class axis once; got {axis!r}.")
+    return axes
+
+
+def check_where(name: str, where: jax.Array | None, allowed: dict[tuple[int, ...], str]) -> None:
+    if where is None:
+        return
+    if where.dtype != jnp.bool_:
+        raise TypeError(
+            f"{name}: `where` must be boolean; got {describe(where)}. For a 0/1 mask pass where=mask != 0; "
+            "for weights of examples use jaxloss.mean(losses, weights=...)."
+        )
+    if where.shape not in allowed:
+        expected = " or ".join(f"{shape} ({meaning})" for shape, meaning in allowed.items())
+        raise ValueError(f"{name}: `where` must have shape {expected}; got {describe(where)}.")
+
+
+def softmax_rows(name, logits, labels, axis, where, axis_name=None) -> Rows:
+    """Checks the arguments that every softmax loss takes. Labels: ids by rank, else a distribution, or None."""
+    check_floating(name, "logits", logits)
+    axes = _class_axes(name, logits, axis)
+    batch = tuple(size for i, size in enumerate(logits.shape) if i not in axes)
+    size = int(np.prod([logits.shape[i] for i in axes]))
+    if size == 0:
+        raise ValueError(f"{name}: `logits` must have at least one class; got {describe(logits)} with axis={axis}.")
+    if labels is not None:
+        _check_label_kind(name, logits, labels, batch, size)
+    check_where(name, where, {batch: "rows to keep", logits.shape: "classes that exist"})
+    position = axes[0] if len(axes) == 1 else len(batch)
+    classes = ClassAxis(position, axis_name)
+
+    def arrange(x: jax.Array) -> jax.Array:
+        """One class axis, at `position`; rows of one value get one of size 1."""
+        if x.ndim == len(batch):
+            return jnp.expand_dims(x, position)
+        return x if len(axes) == 1 else jnp.moveaxis(x, axes, range(-len(axes), 0)).reshape(*batch, size)
+
+    keep = None if where is None else arrange(where)
+    logits = arrange(logits).astype(compute_dtype(logits))
+    if where is not None and where.ndim > len(batch):
+        logits, keep = jnp.where(keep, logits, -jnp.inf), None
+    elif keep is not None:
+        logits = jnp.where(keep, logits, 0)
+    if labels is None:
+        return Rows(name, classes, logits, None, None, keep, axes)
+    is_ids = labels.ndim == len(batch)
+    labels = arrange(labels)
+    if keep is not None:
+        labels = jnp.where(keep, labels, jnp.zeros((), labels.dtype))
+    if is_ids:
+        return Rows(name, classes, logits, class_ids(name, labels, classes.size(logits)), None, keep, axes)
+    targets = labels.astype(logits.dtype)
+    check_domain(name, "labels", targets, targets >= 0, "a distribution over the classes, no entry below 0")
+    return Rows(name, classes, logits, None, targets, keep, axes)
+
+
+def _check_label_kind(name, logits, labels, batch, size) -> None:
+    if labels.shape == batch and jnp.issubdtype(labels.dtype, jnp.integer):
+        return
+    if labels.shape == logits.shape and not jnp.issubdtype(labels.dtype, jnp.complexfloating):
+        return
+    expected = f"{name}: `labels` must be integer ids of shape {batch} or a distribution of shape {logits.shape}"
+    if labels.shape == batch:
+        raise TypeError(
+            f"{expected}; got {describe(labels)}. For class ids use labels.astype(jnp.int32)"
+            + ("; for binary labels use a sigmoid loss." if size <= 2 or labels.dtype == jnp.bool_ else ".")
+        )
+    hint = ""
+    if labels.shape == (*batch, 1):
+        hint = " Drop the last axis with labels[..., 0]."
+    elif labels.ndim == logits.ndim:
+        hint = " Nothing is broadcast: labels must name every class, on the axis where the logits do."
+    raise ValueError(f"{expected}; got {describe(labels)}.{hint}")
+
+
+def class_ids(name: str, labels: jax.Array, size: int) -> jax.Array:
+    """Labels as int32 ids; those outside [0, size) become -1, whatever their own dtype held."""
+    if labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)
+    inside = (labels >= 0) & (labels < size)
+    checkify.debug_check(
+        jnp.all(inside),
+        f"{name}: `labels` must be class ids in [0, {size}), {size} being the number of classes; got {{bad}}",
+        bad=jnp.max(jnp.where(inside, jnp.iinfo(labels.dtype).min, labels)),
+    )
+    return jnp.where(inside, labels, 0).astype(jnp.int32) - jnp.where(inside, 0, 1).astype(jnp.int32)
+
+
+def check_domain(name: str, key: str, values: jax.Array, inside: jax.Array, domain: str) -> None:
+    """Debug check of values that only the data can show, naming the worst of them."""
+    values = lax.stop_gradient(values)
+    checkify.debug_check(
+        jnp.all(inside),
+        f"{name}: `{key}` must be {domain}; got {{bad}}",
+        bad=jnp.min(jnp.where(inside, jnp.inf, values)),
+    )
+
+
+class Elements(NamedTuple):
+    """Checked arguments of an elementwise loss."""
+
+    name: str
+    logits: jax.Array
+    targets: jax.Array
+    keep: jax.Array | None
+    axis: int | None
+
+    def parameter(self, key: str, given: ArrayLike | None) -> jax.Array | None:
+        """A numeric option, a vector over the classes being shaped to broadcast against the logits."""
+        if given is None:
+            return None
+        size = None if self.axis is None else self.logits.shape[self.axis]
+        value = number(self.name, key, given, size, self.logits.dtype)
+        return ClassAxis(self.axis or 0).along(value, self.logits) if value.ndim else value
+
+
+def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> Elements:
+    """Checks the arguments of a binary or multi-label loss. Labels: multi-hot in [0, 1], or class ids by rank."""
+    check_floating(name, argument, logits)
+    if axis is not None and not isinstance(axis, int):
+        raise TypeError(f"{name}: `axis` must be an int, the axis of the classes; got {axis!r}.")
+    position = _class_axes(name, logits, axis)[0] if logits.ndim and axis is not None else None
+    batch = None if position is None else logits.shape[:position] + logits.shape[position + 1 :]
+    is_ids = labels.shape == batch and jnp.issubdtype(labels.dtype, jnp.integer)
+    if not is_ids and (labels.shape != logits.shape or jnp.issubdtype(labels.dtype, jnp.complexfloating)):
+        expected = f"{name}: `labels` must have the shape {logits.shape} of `{argument}`, with entries in [0, 1]"
+        if batch is not None:
+            expected += f", or be integer class ids of shape {batch}"
+        hint = ""
+        if logits.shape == (*labels.shape, 1):
+            hint = f" Did you mean {argument}[..., 0]?"
+        elif labels.shape == (*logits.shape, 1):
+            hint = " Did you mean labels[..., 0]?"
+        error = TypeError if labels.shape == batch else ValueError
+        raise error(f"{expected}; got {describe(labels)}.{hint} Nothing is broadcast.")
+    allowed = {logits.shape: "elements to keep"} | ({} if batch is None else {batch: "rows to keep"})
+    check_where(name, where, allowed)
+    keep = where if where is None or where.shape == logits.shape else jnp.expand_dims(where, position or 0)
+    logits = logits.astype(compute_dtype(logits))
+    if is_ids:
+        kept = labels if where is None or where.shape != batch else jnp.where(where, labels, jnp.zeros_like(labels))
+        ids = jnp.expand_dims(class_ids(name, kept, logits.shape[position or 0]), position or 0)
+        mask = ClassAxis(position or 0).is_label(logits, ids)
+        labels = jnp.where(ids < 0, jnp.nan, mask.astype(logits.dtype))
+    if keep is not None:
+        logits, labels = jnp.where(keep, logits, 0), jnp.where(keep, labels, jnp.zeros((), labels.dtype))
+    targets = labels.astype(logits.dtype)
+    if not is_ids:
+        check_domain(name, "labels", targets, (targets >= 0) & (targets <= 1), "in [0, 1]")
+    return Elements(name, logits, targets, keep, position)

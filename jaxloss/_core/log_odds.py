@@ -1,0 +1,117 @@
+"""Scalar functions of the log-odds of the truth.
+
+A loss sees a row of logits only through the log-odds l of the true class, p = sigmoid(l). `odds` gives the four
+functions of l that lose no digits at either end, with their derivatives in closed form; a loss is a formula in them.
+Because every derivative of the four is a product of the four, automatic differentiation of such a formula is itself in
+closed form: for focal loss it yields phi' = -w (q + gamma p s) and phi'' = w p (q (1 + 2 gamma - gamma s) +
+gamma^2 p s) with w = q^gamma, s = -log p, term by term and to any order.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Odds(NamedTuple):
+    """A probability p = sigmoid(l) in four forms, each with full relative accuracy."""
+
+    nll: jax.Array  # -log p = softplus(-l)
+    nlc: jax.Array  # -log(1 - p) = softplus(l), c for complement
+    p: jax.Array
+    q: jax.Array  # 1 - p
+
+
+def ceiling(dtype: jnp.dtype) -> float:
+    """What stands for infinite log-odds (5e33 in float32): products with it and a few exponents stay finite.
+
+    It keeps terms such as q^gamma (-log p), and their derivatives, free of 0 * inf; where a loss is added up, the
+    infinite limit is put back.
+    """
+    return float(jnp.finfo(dtype).max) / 2**16
+
+
+def odds_tangent(value: Odds, tangent: jax.Array) -> Odds:
+    """Derivative of the four forms along `tangent`, a change of the log-odds."""
+    p, q = value.p, value.q
+    return Odds(-q * tangent, p * tangent, p * q * tangent, -p * q * tangent)
+
+
+@jax.custom_jvp
+def odds(log_odds: jax.Array) -> Odds:
+    """The four forms of p = sigmoid(log_odds), with a finite `ceiling` in place of infinity."""
+    highest = ceiling(log_odds.dtype)
+    log_odds = jnp.clip(log_odds, -highest, highest)
+    return Odds(
+        jax.nn.softplus(-log_odds), jax.nn.softplus(log_odds), jax.nn.sigmoid(log_odds), jax.nn.sigmoid(-log_odds)
+    )
+
+
+@odds.defjvp
+def _odds_jvp(primals, tangents):
+    value = odds(*primals)
+    return value, odds_tangent(value, *tangents)
+
+
+def impossible(like: jax.Array) -> Odds:
+    """The four forms of p = 0, where -log p is infinite."""
+    zero = jnp.zeros((), like.dtype)
+    return Odds(zero + jnp.inf, zero, zero, zero + 1)
+
+
+def cross_entropy(truth: Odds) -> jax.Array:
+    return truth.nll
+
+
+def focal(truth: Odds, gamma: jax.Array | None) -> jax.Array:
+    if gamma is None:
+        return truth.nll
+    return jnp.exp(-gamma * truth.nlc) * truth.nll
+
+
+def poly(truth: Odds, epsilon: jax.Array | None) -> jax.Array:
+    if epsilon is None:
+        return truth.nll
+    return truth.nll + epsilon * truth.q
+
+
+def generalized_cross_entropy(truth: Odds, q: jax.Array | None) -> jax.Array:
+    if q is None:
+        return truth.nll
+    return _box_cox(truth.nll, jnp.broadcast_to(q, truth.nll.shape))
+
+
+@jax.custom_jvp
+def _box_cox(s: jax.Array, q: jax.Array) -> jax.Array:
+    """(1 - exp(-q s)) / q, and s at q = 0."""
+    return jnp.where(q == 0, s, -jnp.expm1(-q * s) / jnp.where(q == 0, 1, q))
+
+
+@_box_cox.defjvp
+def _box_cox_jvp(primals, tangents):
+    # d/ds = exp(-q s), d/dq = -s^2 k(q s) with k(x) = (1 - (1 + x) exp(-x)) / x^2. The closed form of k cancels for
+    # small x, where its Taylor series sum_n (-x)^n (n + 1) / (n + 2)! is used (next term below 2^-53 at x = 1/2).
+    s, q = primals
+    ds, dq = tangents
+    x = q * s
+    small = x < 0.5
+    near, far = jnp.where(small, x, 0), jnp.where(small, 1, x)
+    series = _polynomial([(-1) ** n * (n + 1) / math.factorial(n + 2) for n in range(14)], near)
+    closed = (-jnp.expm1(-far) - far * jnp.exp(-far)) / (far * far)
+    return _box_cox(s, q), jnp.exp(-x) * ds - jnp.where(small, series * s * s, closed * s * s) * dq
+
+
+def _polynomial(coefficients: list[float], x: jax.Array) -> jax.Array:
+    value = jnp.zeros_like(x)
+    for coefficient in reversed(coefficients):
+        value = value * x + coefficient
+    return value
+
+
+def bregman(delta: jax.Array) -> jax.Array:
+    """exp(delta) - 1 - delta >= 0, without cancellation near 0."""
+    small = jnp.abs(delta) < 0.5
+    near, far = jnp.where(small, delta, 0), jnp.where(small, 1, delta)
+    series = _polynomial([1 / math.factorial(n) for n in range(2, 17)], near)
+    return jnp.where(small, near * near * series, jnp.expm1(far) - far)

@@ -1,0 +1,80 @@
+"""Losses with their derivatives per example, as boosting libraries and second-order methods take them."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def per_example_value_and_grad(loss: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """A function that returns the losses and, for each, its gradient with respect to its own logits.
+
+    d loss_i / d z_i for every example i in one pass, not reduced: `jax.grad` of the sum, since no loss depends on the
+    logits of another example.
+
+    Args:
+      loss: any function (logits, labels, ...) -> losses whose examples do not depend on each other.
+
+    Returns:
+      A function of the same arguments that returns (losses, gradient of the shape and dtype of the logits).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> f = jaxloss.per_example_value_and_grad(jaxloss.sigmoid_binary_cross_entropy)
+      >>> print(*f(jnp.array([0.0, 20.0]), jnp.array([1, 1])))
+      [6.9314718e-01 2.0611537e-09] [-5.0000000e-01 -2.0611537e-09]
+    """
+
+    @functools.wraps(loss)
+    def value_and_grad(logits, *args, **kwargs):
+        values, pullback = jax.vjp(lambda z: loss(z, *args, **kwargs), jnp.asarray(logits))
+        return values, pullback(jnp.ones_like(values))[0]
+
+    return value_and_grad
+
+
+def per_example_value_grad_hess(
+    loss: Callable[..., jax.Array],
+) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
+    """A function that returns losses, gradients and the diagonals of their Hessians, in closed form.
+
+    For softmax losses d2 loss_i / d z_ij^2 follows from phi' and phi'' (`jaxloss/_core/hessians.py` has the formulas)
+    at the cost of a few passes over the row; boosting libraries take (gradient, Hessian) as a custom objective.
+
+    Args:
+      loss: a loss of jaxloss on logits, or `functools.partial` of one with keyword options.
+
+    Returns:
+      A function of the same arguments that returns (losses, gradient, diagonal of the Hessian), the last two of the
+      shape and dtype of the logits.
+
+    Raises:
+      TypeError: for any other function; `jax.hessian` serves there.
+
+    Example:
+      >>> import functools, jax.numpy as jnp, jaxloss
+      >>> focal = functools.partial(jaxloss.softmax_focal_loss, gamma=2.0)
+      >>> focal_with_derivatives = jaxloss.per_example_value_grad_hess(focal)
+      >>> _, gradient, hessian = focal_with_derivatives(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([2]))
+      >>> print(gradient, hessian)
+      [[ 0.0264337  0.0718541 -0.0982878]] [[0.0327268 0.1183542 0.1852938]]
+    """
+    function, options = loss, {}
+    while isinstance(function, functools.partial) and not function.args:
+        function, options = function.func, function.keywords | options
+    hessian = getattr(function, "hessian", None)
+    if hessian is None:
+        raise TypeError(
+            "per_example_value_grad_hess: `loss` must be a loss of jaxloss on logits, or functools.partial of one with "
+            f"keyword options; got {loss!r}. For other functions use jax.hessian."
+        )
+
+    @functools.wraps(function)
+    def value_grad_hess(logits, *args, **kwargs):
+        kwargs = options | kwargs
+        logits = jnp.asarray(logits)
+        values, gradient = per_example_value_and_grad(function)(logits, *args, **kwargs)
+        return values, gradient, hessian(logits, *args, **kwargs)
+
+    return value_grad_hess

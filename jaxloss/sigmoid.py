@@ -1,0 +1,127 @@
+"""Binary and multi-label losses from logits: elementwise, one sigmoid for each logit.
+
+Below, z is a logit, p = sigmoid(z) and t its label in [0, 1].
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxloss._core.arguments import public, sigmoid_elements
+from jaxloss._core.compose import sigmoid_loss
+from jaxloss._core.hessians import elementwise_hessian
+
+
+@public(elementwise_hessian)
+def sigmoid_binary_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    *,
+    pos_weight: ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+) -> jax.Array:
+    """Binary cross-entropy of each logit, for binary and multi-label targets.
+
+    loss = pos_weight t (-log p) + (1 - t) (-log(1 - p)). Gradient: (1 - t) p - pos_weight t (1 - p).
+
+    Args:
+      logits: float array [*batch] or [*batch, C], log-odds of a positive.
+      labels: array of the shape of `logits`, any dtype, entries in [0, 1]; or integer ids [*batch] in [0, C), each one
+        positive among C.
+      axis: the class axis of `logits`, for ids and for options given per class.
+      where: boolean of the shape of `logits`, elements to keep, or [*batch], rows to keep; others give loss 0,
+        gradient 0.
+      pos_weight: weight >= 0 of the positive part, a scalar or [C].
+      class_weights: float [C] or a scalar, >= 0; multiplies the losses of its class.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / 2.
+
+    Returns:
+      Losses of the shape of `logits` in nats, not reduced; float32, or float64 for float64 logits. NaN where an id is
+      out of range, +inf for an infinite logit on the wrong side.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      `softmax_cross_entropy` of the two logits (0, z).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.sigmoid_binary_cross_entropy(jnp.array([20.0, -2.0]), jnp.array([1, 0])))
+      [2.0611537e-09 1.2692801e-01]
+
+    Reference:
+      Bishop, Pattern Recognition and Machine Learning (2006), equation 4.90.
+    """
+    elements = sigmoid_elements("sigmoid_binary_cross_entropy", logits, labels, axis, where)
+    weight = elements.parameter("pos_weight", pos_weight)
+
+    def values(odds, t):
+        return (t if weight is None else t * weight) * odds.nll + (1 - t) * odds.nlc
+
+    return sigmoid_loss(elements, values, (class_weights, label_smoothing))
+
+
+@public(elementwise_hessian)
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    *,
+    alpha: ArrayLike | None = None,
+    gamma: ArrayLike = 2.0,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+) -> jax.Array:
+    """Focal loss of each logit, for binary and multi-label targets: fades where the label is already likely.
+
+    With p_t = t p + (1 - t) (1 - p): loss = a_t (1 - p_t)^gamma (t (-log p) + (1 - t) (-log(1 - p))), where
+    a_t = alpha t + (1 - alpha) (1 - t), or 1 for alpha = None. Gradient for t = 1:
+    -alpha (1 - p)^gamma ((1 - p) + gamma p (-log p)), and its mirror image for t = 0.
+
+    Args:
+      logits: float array [*batch] or [*batch, C], log-odds of a positive.
+      labels: array of the shape of `logits`, any dtype, entries in [0, 1]; or integer ids [*batch] in [0, C), each one
+        positive among C.
+      axis: the class axis of `logits`, for ids and for options given per class.
+      where: boolean of the shape of `logits`, elements to keep, or [*batch], rows to keep; others give loss 0,
+        gradient 0.
+      alpha: weight in [0, 1] of positives, negatives having 1 - alpha, a scalar or [C]; None for no weights.
+      gamma: focusing exponent >= 0, a scalar or [C]; 0 is binary cross-entropy.
+      class_weights: float [C] or a scalar, >= 0; multiplies the losses of its class.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / 2.
+
+    Returns:
+      Losses of the shape of `logits` in nats, not reduced; float32, or float64 for float64 logits. NaN where an id is
+      out of range, +inf for an infinite logit on the wrong side.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      gamma = 0 is `sigmoid_binary_cross_entropy`, bit for bit; `softmax_focal_loss` of the two logits (0, z).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.sigmoid_focal_loss(jnp.array([2.0, -2.0]), jnp.array([1, 1]), gamma=2.0))
+      [0.001804 1.650078]
+
+    Reference:
+      Lin et al., Focal Loss for Dense Object Detection (2017), equation 5; soft labels as in torchvision and optax.
+    """
+    elements = sigmoid_elements("sigmoid_focal_loss", logits, labels, axis, where)
+    exponent, share = elements.parameter("gamma", gamma), elements.parameter("alpha", alpha)
+
+    def values(odds, t):
+        losses = t * odds.nll + (1 - t) * odds.nlc
+        if exponent is not None:
+            # A miss so small that it underflows comes with a loss that does too.
+            miss = t * odds.q + (1 - t) * odds.p
+            losses = losses * jnp.exp(exponent * jnp.log(jnp.maximum(miss, jnp.finfo(miss.dtype).tiny)))
+        return losses if share is None else losses * (share * t + (1 - share) * (1 - t))
+
+    return sigmoid_loss(elements, values, (class_weights, label_smoothing))

@@ -1,0 +1,400 @@
+"""Losses of one class among C, from logits: each a scalar function phi of the log-odds of the true class.
+
+Below, z is a row of logits, p = softmax(z), y the true class and s = -log p_y; t is a distribution as label.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax.typing import ArrayLike
+
+from jaxloss._core import log_odds as scalars
+from jaxloss._core.arguments import compiled, public, softmax_rows
+from jaxloss._core.compose import kl_values, softmax_loss
+from jaxloss._core.hessians import kl_hessian, softmax_hessian
+from jaxloss._core.statistics import class_odds, label_odds
+
+Axis = int | tuple[int, ...] | None
+AxisName = str | tuple[str, ...] | None
+
+
+@public(softmax_hessian(scalars.cross_entropy))
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    axis_name: AxisName = None,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+) -> jax.Array:
+    """Cross-entropy of softmax probabilities with class ids or a distribution.
+
+    loss = -log p_y for an id, sum_c t_c (-log p_c) for a distribution. Gradient: p_j for j != y and -(1 - p_y) for the
+    label; p_j sum(t) - t_j for a distribution, formed as p_j (sum(t) - t_j) - t_j (1 - p_j).
+
+    Args:
+      logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
+      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
+        exist (others count as a logit of -inf).
+      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
+        class axis; label ids are global.
+      class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist.
+      z_loss: coefficient >= 0 of an added logsumexp(z)^2.
+
+    Returns:
+      Losses [*batch] in nats, not reduced; float32, or float64 for float64 logits. NaN where an id is out of range,
+      +inf where the true class has a logit of -inf.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      Class ids, their one-hot rows and equal soft labels give the same loss and gradient.
+      Two classes: `sigmoid_binary_cross_entropy` of the difference of the logits.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.softmax_cross_entropy(jnp.array([[20.0, 0.0], [0.0, 0.0]]), jnp.array([0, 1])))
+      [2.0611537e-09 6.9314718e-01]
+
+    Reference:
+      Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.3.
+    """
+    options = (class_weights, label_smoothing, z_loss)
+    common = ("softmax_cross_entropy", logits, labels, axis, where, axis_name, options)
+    return softmax_loss(scalars.cross_entropy, {}, *common)
+
+
+@public(softmax_hessian(scalars.cross_entropy))
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    axis_name: AxisName = None,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+) -> jax.Array:
+    """Cross-entropy of softmax probabilities with class ids: `softmax_cross_entropy` under optax's name for ids.
+
+    loss = -log p_y. Gradient: p_j for j != y and -(1 - p_y) for the label.
+
+    Args:
+      logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
+      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
+        exist (others count as a logit of -inf).
+      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
+        class axis; label ids are global.
+      class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist.
+      z_loss: coefficient >= 0 of an added logsumexp(z)^2.
+
+    Returns:
+      Losses [*batch] in nats, not reduced; float32, or float64 for float64 logits. NaN where an id is out of range,
+      +inf where the true class has a logit of -inf.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      The same as `softmax_cross_entropy` for every argument.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.softmax_cross_entropy_with_integer_labels(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([2])))
+      [0.407606]
+
+    Reference:
+      Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.3.
+    """
+    options = (class_weights, label_smoothing, z_loss)
+    common = ("softmax_cross_entropy_with_integer_labels", logits, labels, axis, where, axis_name, options)
+    return softmax_loss(scalars.cross_entropy, {}, *common)
+
+
+@public(softmax_hessian(scalars.focal))
+def softmax_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    gamma: ArrayLike = 2.0,
+    axis_name: AxisName = None,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+) -> jax.Array:
+    """Focal loss of softmax probabilities: cross-entropy that fades for rows already classified well.
+
+    loss = (1 - p_y)^gamma (-log p_y) for an id, sum_c t_c (1 - p_c)^gamma (-log p_c) for a distribution. Gradient with
+    w = (1 - p_y)^gamma: dl/dz_y = -w ((1 - p_y) + gamma p_y s), and that times -p_j / (1 - p_y) for j != y.
+
+    Args:
+      logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
+      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
+        exist (others count as a logit of -inf).
+      gamma: focusing exponent >= 0, a scalar or [C], of the true class; 0 is cross-entropy.
+      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
+        class axis; label ids are global.
+      class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist.
+      z_loss: coefficient >= 0 of an added logsumexp(z)^2.
+
+    Returns:
+      Losses [*batch] in nats, not reduced; float32, or float64 for float64 logits. NaN where an id is out of range,
+      +inf where the true class has a logit of -inf.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      gamma = 0 is `softmax_cross_entropy`, bit for bit.
+      Two classes: `sigmoid_focal_loss` of the difference of the logits.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.softmax_focal_loss(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([2]), gamma=2.0))
+      [0.045678]
+
+    Reference:
+      Lin et al., Focal Loss for Dense Object Detection (2017), equation 4.
+    """
+    options = (class_weights, label_smoothing, z_loss)
+    common = ("softmax_focal_loss", logits, labels, axis, where, axis_name, options)
+    return softmax_loss(scalars.focal, {"gamma": gamma}, *common)
+
+
+@public(softmax_hessian(scalars.poly))
+def poly_loss_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike = 2.0,
+    axis_name: AxisName = None,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+) -> jax.Array:
+    """Poly-1 loss: cross-entropy plus a multiple of the first term of its Taylor series in 1 - p.
+
+    loss = -log p_y + epsilon (1 - p_y) for an id, sum_c t_c (-log p_c + epsilon (1 - p_c)) for a distribution.
+    Gradient: dl/dz_y = -(1 - p_y) (1 + epsilon p_y), and that times -p_j / (1 - p_y) for j != y.
+
+    Args:
+      logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
+      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
+        exist (others count as a logit of -inf).
+      epsilon: coefficient >= -1, a scalar or [C], of the true class; 0 is cross-entropy.
+      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
+        class axis; label ids are global.
+      class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist.
+      z_loss: coefficient >= 0 of an added logsumexp(z)^2.
+
+    Returns:
+      Losses [*batch] in nats, not reduced; float32, or float64 for float64 logits. NaN where an id is out of range,
+      +inf where the true class has a logit of -inf.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      epsilon = 0 is `softmax_cross_entropy`, bit for bit.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.poly_loss_cross_entropy(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([2]), epsilon=2.0))
+      [1.077124]
+
+    Reference:
+      Leng et al., PolyLoss (2022), equation 5.
+    """
+    options = (class_weights, label_smoothing, z_loss)
+    common = ("poly_loss_cross_entropy", logits, labels, axis, where, axis_name, options)
+    return softmax_loss(scalars.poly, {"epsilon": epsilon}, *common)
+
+
+@public(softmax_hessian(scalars.generalized_cross_entropy))
+def generalized_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    q: ArrayLike = 0.7,
+    axis_name: AxisName = None,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+) -> jax.Array:
+    """Generalized cross-entropy, robust to wrong labels: between cross-entropy (q = 0) and 1 - p (q = 1).
+
+    loss = (1 - p_y^q) / q for an id, sum_c t_c (1 - p_c^q) / q for a distribution. Gradient:
+    dl/dz_y = -p_y^q (1 - p_y), and that times -p_j / (1 - p_y) for j != y.
+
+    Args:
+      logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
+      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
+        exist (others count as a logit of -inf).
+      q: exponent in [0, 1], a scalar or [C], of the true class; 0 is cross-entropy.
+      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
+        class axis; label ids are global.
+      class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist.
+      z_loss: coefficient >= 0 of an added logsumexp(z)^2.
+
+    Returns:
+      Losses [*batch] in nats, not reduced; float32, or float64 for float64 logits. NaN where an id is out of range,
+      1 / q where the true class has a logit of -inf.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      q = 0 is `softmax_cross_entropy`, bit for bit; q = 1 is 1 - p_y.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.generalized_cross_entropy(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([2]), q=1.0))
+      [0.334759]
+
+    Reference:
+      Zhang and Sabuncu, Generalized Cross Entropy Loss (2018), equation 6.
+    """
+    options = (class_weights, label_smoothing, z_loss)
+    common = ("generalized_cross_entropy", logits, labels, axis, where, axis_name, options)
+    return softmax_loss(scalars.generalized_cross_entropy, {"q": q}, *common)
+
+
+@public(kl_hessian)
+def softmax_kl_divergence(
+    logits: ArrayLike,
+    target_logits: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    temperature: ArrayLike = 1.0,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Kullback-Leibler divergence of a target's softmax from the model's, as in distillation.
+
+    With p = softmax(logits / T), t = softmax(target_logits / T): loss = sum_c t_c (log t_c - log p_c). Gradients:
+    (p_j - t_j) / T by `logits`, t_j (log t_j - log p_j - loss) / T by `target_logits` (use `jax.lax.stop_gradient` for
+    a teacher). To keep the gradient's scale while T changes, multiply by T^2.
+
+    Args:
+      logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
+      target_logits: float array of the shape of `logits`; -inf is probability 0.
+      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
+      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
+        exist (others count as a logit of -inf).
+      temperature: T > 0, a scalar; divides both logits.
+      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
+        class axis; label ids are global.
+
+    Returns:
+      Divergences [*batch] in nats, >= 0, not reduced; float32, or float64 for float64 logits. +inf where a class of
+      positive target probability has a logit of -inf.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      0 for equal logits; `softmax_cross_entropy` with labels t, less the entropy of t.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.softmax_kl_divergence(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[3.0, 2.0, 1.0]])))
+      [1.150421]
+
+    Reference:
+      Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015), section 2.
+    """
+    return kl_values("softmax_kl_divergence", logits, target_logits, axis, where, axis_name, temperature)
+
+
+class SoftmaxStatistics(NamedTuple):
+    """What a loss of one's own, or a log, needs of each row (expectations, where the label is a distribution)."""
+
+    log_odds: jax.Array  # l = log p - log(1 - p)
+    negative_log_probability: jax.Array  # -log p
+    negative_log_complement: jax.Array  # -log(1 - p)
+    probability: jax.Array  # p
+    complement: jax.Array  # 1 - p
+    logsumexp: jax.Array  # log sum_c exp(z_c)
+    entropy: jax.Array  # sum_c p_c (-log p_c), in nats
+
+
+@compiled
+def softmax_statistics(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    axis_name: AxisName = None,
+) -> SoftmaxStatistics:
+    """Statistics of each row and its label, without cancellation, differentiable to any order.
+
+    The building blocks of a loss of one's own; what a program does not use is not computed in it. For a distribution t
+    the first five are sum_c t_c times the statistic of class c.
+
+    Args:
+      logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
+      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
+        exist (others count as a logit of -inf).
+      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
+        class axis; label ids are global.
+
+    Returns:
+      `SoftmaxStatistics` of arrays [*batch], float32, or float64 for float64 logits; logarithms in nats. At p = 0 and
+      p = 1 infinite logarithms are the largest finite number. NaN where an id is out of range.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      `negative_log_probability` is `softmax_cross_entropy`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxloss
+      >>> def focal(logits, labels):
+      ...     row = jaxloss.softmax_statistics(logits, labels)
+      ...     return jnp.square(row.complement) * row.negative_log_probability
+      >>> print(focal(jnp.array([1.0, 2.0, 3.0]), jnp.array(2)))
+      0.045678
+
+    Reference:
+      Section "The one idea" of docs/numerics.md.
+    """
+    rows = softmax_rows("softmax_statistics", logits, labels, axis, where, axis_name)
+    every = class_odds(rows.classes, rows.logits)
+    entropy = rows.classes.sum(every.odds.p * every.odds.nll)
+    if rows.ids is not None:
+        truth = scalars.odds(label_odds(rows.classes, rows.logits, rows.ids).log_odds)
+        statistics = (truth.nlc - truth.nll, *truth)
+    else:
+        truth = every.odds
+        statistics = (rows.classes.sum(rows.targets * x) for x in (truth.nlc - truth.nll, *truth))
+    return SoftmaxStatistics(*map(rows.finish, (*statistics, every.logsumexp, entropy)))

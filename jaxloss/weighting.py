@@ -1,0 +1,126 @@
+"""Weights from counts of what was seen, for imbalanced classes."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxloss._core.arguments import compiled, describe, number
+
+
+def _counts(name: str, key: str, given: ArrayLike) -> jax.Array:
+    counts = jnp.asarray(given)
+    if not (jnp.issubdtype(counts.dtype, jnp.integer) or jnp.issubdtype(counts.dtype, jnp.floating)):
+        raise TypeError(f"{name}: `{key}` must be numbers; got {describe(counts)}.")
+    return counts.astype(jnp.float64 if counts.dtype in (jnp.float64, jnp.int64) else jnp.float32)
+
+
+@compiled
+def balanced_class_weights(counts: ArrayLike) -> jax.Array:
+    """Weights inverse to the frequency of each class.
+
+    w_c = sum(n) / (K n_c), K being the number of classes seen; classes never seen have weight 0. Weighted by them,
+    every class seen carries the same total, and the weights of the examples seen average 1.
+
+    Args:
+      counts: integer or float array [C], examples n_c seen of each class, for example `jnp.bincount(labels, length=C)`.
+
+    Returns:
+      Weights [C], float32 (float64 for 64-bit counts).
+
+    Raises:
+      TypeError: while tracing, for counts that are not numbers.
+
+    Identities:
+      class_weight="balanced" of scikit-learn.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.balanced_class_weights(jnp.array([90, 10])))
+      [0.5555556 5.       ]
+
+    Reference:
+      King and Zeng, Logistic Regression in Rare Events Data (2001), section 4.1.
+    """
+    seen = _counts("balanced_class_weights", "counts", counts)
+    return _over_seen(seen, jnp.sum(seen) / jnp.maximum(jnp.sum(seen > 0, dtype=seen.dtype), 1))
+
+
+def _over_seen(counts: jax.Array, numerator: jax.Array) -> jax.Array:
+    seen = counts > 0
+    return jnp.where(seen, numerator / jnp.where(seen, counts, 1), 0)
+
+
+@compiled
+def effective_number_weights(counts: ArrayLike, beta: ArrayLike) -> jax.Array:
+    """Weights inverse to the effective number of examples of each class.
+
+    w_c in proportion to (1 - beta) / (1 - beta^n_c), scaled so that the classes seen average 1; classes never seen have
+    weight 0. beta = 0 weighs the classes seen alike, beta -> 1 by inverse frequency.
+
+    Args:
+      counts: integer or float array [C], examples n_c seen of each class, for example `jnp.bincount(labels, length=C)`.
+      beta: in [0, 1]; the paper tries 0.9, 0.99, 0.999 and 0.9999.
+
+    Returns:
+      Weights [C], float32 (float64 for 64-bit counts).
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      beta = 1 is inverse frequency, scaled.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.effective_number_weights(jnp.array([1000, 10]), beta=0.99))
+      [0.174553 1.825447]
+
+    Reference:
+      Cui et al., Class-Balanced Loss Based on Effective Number of Samples (2019), equations 3 and 4.
+    """
+    n = _counts("effective_number_weights", "counts", counts)
+    b = number("effective_number_weights", "beta", beta, None, n.dtype)
+    # 1 - b^n = -expm1(n log(b)), over 1 - b; the limit at b = 1 is n, at b = 0 it is 1.
+    inner = (b > 0) & (b < 1)
+    log_b = jnp.log(jnp.where(inner, b, 0.5))
+    effective = jnp.expm1(n * log_b) / jnp.expm1(log_b)
+    effective = jnp.where(inner, effective, jnp.where(b == 1, n, jnp.minimum(n, 1)))
+    weights = _over_seen(effective, jnp.ones((), n.dtype))
+    return weights * (jnp.sum(n > 0, dtype=n.dtype) / jnp.maximum(jnp.sum(weights), jnp.finfo(n.dtype).tiny))
+
+
+@compiled
+def balanced_pos_weight(positives: ArrayLike, negatives: ArrayLike) -> jax.Array:
+    """Weight of the positive part of a binary loss that balances it with the negative part.
+
+    negatives / positives; 0 where no positive was seen.
+
+    Args:
+      positives: integer or float array of any shape, positives seen (of each label).
+      negatives: array of the shape of `positives`, negatives seen.
+
+    Returns:
+      Weights of the shape of `positives`, float32 (float64 for 64-bit counts).
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes and shapes other than said above.
+
+    Identities:
+      The ratio of the two `balanced_class_weights`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.balanced_pos_weight(jnp.array(10), jnp.array(90)))
+      9.0
+
+    Reference:
+      The recommendation in the documentation of torch.nn.BCEWithLogitsLoss.
+    """
+    p = _counts("balanced_pos_weight", "positives", positives)
+    n = _counts("balanced_pos_weight", "negatives", negatives).astype(p.dtype)
+    if p.shape != n.shape:
+        raise ValueError(
+            "balanced_pos_weight: `positives` and `negatives` must have one shape; "
+            f"got {describe(p)} and {describe(n)}."
+        )
+    return _over_seen(p, n)
