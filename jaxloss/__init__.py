@@ -1,18 +1,17 @@
 """Classification losses for JAX: accurate everywhere, one contract for every loss."""
 
 from jaxloss.derivatives import per_example_value_and_grad, per_example_value_grad_hess
+from jaxloss.divergence import softmax_kl_divergence
 from jaxloss.reduction import LossSum, mean
 from jaxloss.sigmoid import sigmoid_binary_cross_entropy, sigmoid_focal_loss
 from jaxloss.softmax import (
-    SoftmaxStatistics,
     generalized_cross_entropy,
     poly_loss_cross_entropy,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
     softmax_focal_loss,
-    softmax_kl_divergence,
-    softmax_statistics,
 )
+from jaxloss.statistics import SoftmaxStatistics, softmax_statistics
 from jaxloss.weighting import balanced_class_weights, balanced_pos_weight, effective_number_weights
 
 __version__ = "0.1.0"

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss._core.arguments import check_floating, check_where, compiled, compute_dtype, describe, number
+from jaxloss._core.arguments import check_floating, check_where, compute_dtype
+from jaxloss._core.options import compiled, describe, number
 
 
 @jax.tree_util.register_dataclass

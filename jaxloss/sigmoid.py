@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss._core.arguments import public, sigmoid_elements
+from jaxloss._core.arguments import sigmoid_elements
 from jaxloss._core.compose import sigmoid_loss
 from jaxloss._core.hessians import elementwise_hessian
+from jaxloss._core.log_odds import log_miss, odds
+from jaxloss._core.options import public
 
 
 @public(elementwise_hessian)
@@ -59,8 +61,9 @@ def sigmoid_binary_cross_entropy(
     elements = sigmoid_elements("sigmoid_binary_cross_entropy", logits, labels, axis, where)
     weight = elements.parameter("pos_weight", pos_weight)
 
-    def values(odds, t):
-        return (t if weight is None else t * weight) * odds.nll + (1 - t) * odds.nlc
+    def values(l, t):
+        truth = odds(l)
+        return (t if weight is None else t * weight) * truth.nll + (1 - t) * truth.nlc
 
     return sigmoid_loss(elements, values, (class_weights, label_smoothing))
 
@@ -108,7 +111,7 @@ def sigmoid_focal_loss(
     Example:
       >>> import jax.numpy as jnp, jaxloss
       >>> print(jaxloss.sigmoid_focal_loss(jnp.array([2.0, -2.0]), jnp.array([1, 1]), gamma=2.0))
-      [0.001804 1.650078]
+      [0.001804 1.650078 ]
 
     Reference:
       Lin et al., Focal Loss for Dense Object Detection (2017), equation 5; soft labels as in torchvision and optax.
@@ -116,12 +119,11 @@ def sigmoid_focal_loss(
     elements = sigmoid_elements("sigmoid_focal_loss", logits, labels, axis, where)
     exponent, share = elements.parameter("gamma", gamma), elements.parameter("alpha", alpha)
 
-    def values(odds, t):
-        losses = t * odds.nll + (1 - t) * odds.nlc
+    def values(l, t):
+        truth = odds(l)
+        losses = t * truth.nll + (1 - t) * truth.nlc
         if exponent is not None:
-            # A miss so small that it underflows comes with a loss that does too.
-            miss = t * odds.q + (1 - t) * odds.p
-            losses = losses * jnp.exp(exponent * jnp.log(jnp.maximum(miss, jnp.finfo(miss.dtype).tiny)))
+            losses = losses * jnp.exp(exponent * log_miss(l, t))
         return losses if share is None else losses * (share * t + (1 - share) * (1 - t))
 
     return sigmoid_loss(elements, values, (class_weights, label_smoothing))

@@ -3,19 +3,13 @@
 Below, z is a row of logits, p = softmax(z), y the true class and s = -log p_y; t is a distribution as label.
 """
 
-from typing import NamedTuple
-
 import jax
 from jax.typing import ArrayLike
 
 from jaxloss._core import log_odds as scalars
-from jaxloss._core.arguments import compiled, public, softmax_rows
-from jaxloss._core.compose import kl_values, softmax_loss
-from jaxloss._core.hessians import kl_hessian, softmax_hessian
-from jaxloss._core.statistics import class_odds, label_odds
-
-Axis = int | tuple[int, ...] | None
-AxisName = str | tuple[str, ...] | None
+from jaxloss._core.compose import softmax_loss
+from jaxloss._core.hessians import softmax_hessian
+from jaxloss._core.options import Axis, AxisName, public
 
 
 @public(softmax_hessian(scalars.cross_entropy))
@@ -283,118 +277,3 @@ def generalized_cross_entropy(
     options = (class_weights, label_smoothing, z_loss)
     common = ("generalized_cross_entropy", logits, labels, axis, where, axis_name, options)
     return softmax_loss(scalars.generalized_cross_entropy, {"q": q}, *common)
-
-
-@public(kl_hessian)
-def softmax_kl_divergence(
-    logits: ArrayLike,
-    target_logits: ArrayLike,
-    axis: Axis = -1,
-    where: ArrayLike | None = None,
-    *,
-    temperature: ArrayLike = 1.0,
-    axis_name: AxisName = None,
-) -> jax.Array:
-    """Kullback-Leibler divergence of a target's softmax from the model's, as in distillation.
-
-    With p = softmax(logits / T), t = softmax(target_logits / T): loss = sum_c t_c (log t_c - log p_c). Gradients:
-    (p_j - t_j) / T by `logits`, t_j (log t_j - log p_j - loss) / T by `target_logits` (use `jax.lax.stop_gradient` for
-    a teacher). To keep the gradient's scale while T changes, multiply by T^2.
-
-    Args:
-      logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
-      target_logits: float array of the shape of `logits`; -inf is probability 0.
-      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
-        exist (others count as a logit of -inf).
-      temperature: T > 0, a scalar; divides both logits.
-      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
-        class axis; label ids are global.
-
-    Returns:
-      Divergences [*batch] in nats, >= 0, not reduced; float32, or float64 for float64 logits. +inf where a class of
-      positive target probability has a logit of -inf.
-
-    Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
-
-    Identities:
-      0 for equal logits; `softmax_cross_entropy` with labels t, less the entropy of t.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxloss
-      >>> print(jaxloss.softmax_kl_divergence(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[3.0, 2.0, 1.0]])))
-      [1.150421]
-
-    Reference:
-      Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015), section 2.
-    """
-    return kl_values("softmax_kl_divergence", logits, target_logits, axis, where, axis_name, temperature)
-
-
-class SoftmaxStatistics(NamedTuple):
-    """What a loss of one's own, or a log, needs of each row (expectations, where the label is a distribution)."""
-
-    log_odds: jax.Array  # l = log p - log(1 - p)
-    negative_log_probability: jax.Array  # -log p
-    negative_log_complement: jax.Array  # -log(1 - p)
-    probability: jax.Array  # p
-    complement: jax.Array  # 1 - p
-    logsumexp: jax.Array  # log sum_c exp(z_c)
-    entropy: jax.Array  # sum_c p_c (-log p_c), in nats
-
-
-@compiled
-def softmax_statistics(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: Axis = -1,
-    where: ArrayLike | None = None,
-    *,
-    axis_name: AxisName = None,
-) -> SoftmaxStatistics:
-    """Statistics of each row and its label, without cancellation, differentiable to any order.
-
-    The building blocks of a loss of one's own; what a program does not use is not computed in it. For a distribution t
-    the first five are sum_c t_c times the statistic of class c.
-
-    Args:
-      logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
-      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
-      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
-        exist (others count as a logit of -inf).
-      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
-        class axis; label ids are global.
-
-    Returns:
-      `SoftmaxStatistics` of arrays [*batch], float32, or float64 for float64 logits; logarithms in nats. At p = 0 and
-      p = 1 infinite logarithms are the largest finite number. NaN where an id is out of range.
-
-    Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
-
-    Identities:
-      `negative_log_probability` is `softmax_cross_entropy`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxloss
-      >>> def focal(logits, labels):
-      ...     row = jaxloss.softmax_statistics(logits, labels)
-      ...     return jnp.square(row.complement) * row.negative_log_probability
-      >>> print(focal(jnp.array([1.0, 2.0, 3.0]), jnp.array(2)))
-      0.045678
-
-    Reference:
-      Section "The one idea" of docs/numerics.md.
-    """
-    rows = softmax_rows("softmax_statistics", logits, labels, axis, where, axis_name)
-    every = class_odds(rows.classes, rows.logits)
-    entropy = rows.classes.sum(every.odds.p * every.odds.nll)
-    if rows.ids is not None:
-        truth = scalars.odds(label_odds(rows.classes, rows.logits, rows.ids).log_odds)
-        statistics = (truth.nlc - truth.nll, *truth)
-    else:
-        truth = every.odds
-        statistics = (rows.classes.sum(rows.targets * x) for x in (truth.nlc - truth.nll, *truth))
-    return SoftmaxStatistics(*map(rows.finish, (*statistics, every.logsumexp, entropy)))

@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss._core.arguments import compiled, describe, number
+from jaxloss._core.options import compiled, describe, number
 
 
 def _counts(name: str, key: str, given: ArrayLike) -> jax.Array:
     counts = jnp.asarray(given)
     if not (jnp.issubdtype(counts.dtype, jnp.integer) or jnp.issubdtype(counts.dtype, jnp.floating)):
         raise TypeError(f"{name}: `{key}` must be numbers; got {describe(counts)}.")
+    if key == "counts" and counts.ndim != 1:
+        raise ValueError(f"{name}: `counts` must have shape [C]; got {describe(counts)}. For a batch use jax.vmap.")
     return counts.astype(jnp.float64 if counts.dtype in (jnp.float64, jnp.int64) else jnp.float32)
 
 
@@ -22,13 +24,14 @@ def balanced_class_weights(counts: ArrayLike) -> jax.Array:
     every class seen carries the same total, and the weights of the examples seen average 1.
 
     Args:
-      counts: integer or float array [C], examples n_c seen of each class, for example `jnp.bincount(labels, length=C)`.
+      counts: integer or float array [C], examples n_c seen of each class, for example `jnp.bincount(labels, length=C)`,
+        or `jax.nn.one_hot(labels, C).sum(0, where=mask[:, None])`.
 
     Returns:
       Weights [C], float32 (float64 for 64-bit counts).
 
     Raises:
-      TypeError: while tracing, for counts that are not numbers.
+      TypeError, ValueError: while tracing, for dtypes and shapes other than said above.
 
     Identities:
       class_weight="balanced" of scikit-learn.
@@ -58,7 +61,8 @@ def effective_number_weights(counts: ArrayLike, beta: ArrayLike) -> jax.Array:
     weight 0. beta = 0 weighs the classes seen alike, beta -> 1 by inverse frequency.
 
     Args:
-      counts: integer or float array [C], examples n_c seen of each class, for example `jnp.bincount(labels, length=C)`.
+      counts: integer or float array [C], examples n_c seen of each class, for example `jnp.bincount(labels, length=C)`,
+        or `jax.nn.one_hot(labels, C).sum(0, where=mask[:, None])`.
       beta: in [0, 1]; the paper tries 0.9, 0.99, 0.999 and 0.9999.
 
     Returns:
@@ -73,7 +77,7 @@ def effective_number_weights(counts: ArrayLike, beta: ArrayLike) -> jax.Array:
     Example:
       >>> import jax.numpy as jnp, jaxloss
       >>> print(jaxloss.effective_number_weights(jnp.array([1000, 10]), beta=0.99))
-      [0.174553 1.825447]
+      [0.174553 1.825447 ]
 
     Reference:
       Cui et al., Class-Balanced Loss Based on Effective Number of Samples (2019), equations 3 and 4.

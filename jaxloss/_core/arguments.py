@@ -1,122 +1,19 @@
-"""Every static check, every error sentence, and the kinds of labels.
+"""Every static check of logits, labels and masks, every error sentence, and the kinds of labels.
 
-Public functions are wrapped by `public`: options are checked and switched off there, then one `jit`-compiled program
-does the rest. Shapes and dtypes are checked while that program is traced; what only the data can show is left to
+Shapes and dtypes are checked while the program is traced; what only the data can show is left to
 `checkify.debug_check`, which costs nothing unless the caller functionalizes it with `checkify.checkify`.
 """
 
-import functools
-import inspect
-import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 
+from jaxloss._core.options import check_domain, describe, number
 from jaxloss._core.statistics import ClassAxis
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class Option(NamedTuple):
-    """Domain of a numeric option, and the Python number that switches it off."""
-
-    low: float
-    high: float
-    off: float | None = None
-
-
-OPTIONS = {
-    "alpha": Option(0, 1),
-    "beta": Option(0, 1),
-    "class_weights": Option(0, np.inf),
-    "epsilon": Option(-np.inf, np.inf, off=0),
-    "gamma": Option(0, np.inf, off=0),
-    "label_smoothing": Option(0, 1, off=0),
-    "normalizer": Option(0, np.inf),
-    "pos_weight": Option(0, np.inf, off=1),
-    "q": Option(0, 1, off=0),
-    "temperature": Option(np.finfo(np.float32).tiny, np.inf, off=1),
-    "z_loss": Option(0, np.inf, off=0),
-}
-
-
-def public(hessian: Callable[[Callable], Callable]) -> Callable[[Function], Function]:
-    """Compiles a public loss once per shape, with static and switched-off options taken out of the program.
-
-    `hessian` makes, of the undecorated function, one of the same arguments that returns the diagonal of its Hessian.
-    """
-
-    def decorate(function: Function) -> Function:
-        wrapper = compiled(function)
-        setattr(wrapper, "hessian", compiled(functools.wraps(function)(hessian(function))))  # noqa: B010
-        return wrapper
-
-    return decorate
-
-
-def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name")) -> Function:
-    """Compiles a function once per shape; what `_prepare` makes of its arguments is what the program sees."""
-    name = function.__name__
-    signature = inspect.signature(function)
-    program = jax.jit(function, static_argnames=[key for key in signature.parameters if key in static], inline=True)
-
-    @functools.wraps(function)
-    def wrapper(*args, **kwargs):
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        for key, value in bound.arguments.items():
-            if key not in static:
-                bound.arguments[key] = _prepare(name, key, value)
-            elif key == "axis":
-                bound.arguments[key] = _static_axis(name, value)
-        return program(**bound.arguments)
-
-    return cast(Function, wrapper)
-
-
-def _prepare(name: str, key: str, value: Any) -> Any:
-    if value is None:
-        return None
-    option = OPTIONS.get(key)
-    if option is not None and isinstance(value, int | float | np.integer | np.floating):
-        if not option.low <= value <= option.high:
-            raise ValueError(f"{name}: `{key}` must be {_domain(option)}; got {value:g}.")
-        return None if value == option.off else float(value)
-    if isinstance(value, jax.Array):
-        return value
-    try:
-        return jnp.asarray(value)
-    except TypeError as error:
-        raise TypeError(f"{name}: `{key}` must be an array or a number; got {type(value).__name__}.") from error
-
-
-def _domain(option: Option) -> str:
-    if option.low == -np.inf:
-        return "a finite number"
-    if option.low == np.finfo(np.float32).tiny:
-        return "> 0"
-    return f"in [{option.low:g}, {option.high:g}]" if option.high < np.inf else f">= {option.low:g}"
-
-
-def _static_axis(name: str, axis: Any) -> int | tuple[int, ...] | None:
-    try:
-        return axis if axis is None else operator.index(axis)
-    except TypeError:
-        pass
-    try:
-        return tuple(operator.index(part) for part in axis)
-    except TypeError:
-        raise TypeError(f"{name}: `axis` must be an int or a tuple of ints; got {axis!r}.") from None
-
-
-def describe(x: jax.Array) -> str:
-    return f"{x.dtype}[{','.join(map(str, x.shape))}]"
 
 
 def compute_dtype(x: jax.Array) -> jnp.dtype:
@@ -130,25 +27,6 @@ def check_floating(name: str, argument: str, x: jax.Array) -> None:
             f"{name}: `{argument}` must be floating point; got {describe(x)}. "
             f"Cast them, for example with {argument}.astype(jnp.float32)."
         )
-
-
-def number(name: str, key: str, given: ArrayLike, size: int | None, dtype) -> jax.Array:
-    """A numeric option as a scalar or a vector over the classes, in the dtype of the computation."""
-    value = jnp.asarray(given)
-    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
-        raise TypeError(f"{name}: `{key}` must hold numbers; got {describe(value)}.")
-    if value.ndim and value.shape != (size,):
-        each = f"one entry for each of the {size} classes" if size is not None else "a scalar"
-        raise ValueError(f"{name}: `{key}` must have {each}; got {describe(value)}.")
-    value = value.astype(dtype)
-    option = OPTIONS[key]
-    inside = (value >= option.low) & (value <= option.high)
-    checkify.debug_check(
-        jnp.all(inside),
-        f"{name}: `{key}` must be {_domain(option)}; got {{bad}}",
-        bad=jnp.min(jnp.where(inside, jnp.inf, value)),
-    )
-    return value
 
 
 class Rows(NamedTuple):
@@ -232,12 +110,13 @@ def softmax_rows(name, logits, labels, axis, where, axis_name=None) -> Rows:
             return jnp.expand_dims(x, position)
         return x if len(axes) == 1 else jnp.moveaxis(x, axes, range(-len(axes), 0)).reshape(*batch, size)
 
-    keep = None if where is None else arrange(where)
     logits = arrange(logits).astype(compute_dtype(logits))
-    if where is not None and where.ndim > len(batch):
-        logits, keep = jnp.where(keep, logits, -jnp.inf), None
-    elif keep is not None:
+    keep = None
+    if where is not None and where.ndim == len(batch):
+        keep = arrange(where)
         logits = jnp.where(keep, logits, 0)
+    elif where is not None:
+        logits = jnp.where(arrange(where), logits, -jnp.inf)
     if labels is None:
         return Rows(name, classes, logits, None, None, keep, axes)
     is_ids = labels.ndim == len(batch)
@@ -278,19 +157,9 @@ def class_ids(name: str, labels: jax.Array, size: int) -> jax.Array:
     checkify.debug_check(
         jnp.all(inside),
         f"{name}: `labels` must be class ids in [0, {size}), {size} being the number of classes; got {{bad}}",
-        bad=jnp.max(jnp.where(inside, jnp.iinfo(labels.dtype).min, labels)),
+        bad=jnp.max(labels, where=~inside, initial=jnp.iinfo(labels.dtype).min),
     )
     return jnp.where(inside, labels, 0).astype(jnp.int32) - jnp.where(inside, 0, 1).astype(jnp.int32)
-
-
-def check_domain(name: str, key: str, values: jax.Array, inside: jax.Array, domain: str) -> None:
-    """Debug check of values that only the data can show, naming the worst of them."""
-    values = lax.stop_gradient(values)
-    checkify.debug_check(
-        jnp.all(inside),
-        f"{name}: `{key}` must be {domain}; got {{bad}}",
-        bad=jnp.min(jnp.where(inside, jnp.inf, values)),
-    )
 
 
 class Elements(NamedTuple):

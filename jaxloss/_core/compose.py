@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxloss._core.arguments import Elements, Rows, check_floating, compute_dtype, describe, softmax_rows
+from jaxloss._core.arguments import Elements, Rows, check_floating, compute_dtype, softmax_rows
 from jaxloss._core.log_odds import Odds, bregman, ceiling, impossible, odds
+from jaxloss._core.options import describe
 from jaxloss._core.statistics import LabelOdds, class_odds, label_odds, pick
 
 Scalar = Callable[..., jax.Array]
@@ -109,8 +110,13 @@ def kl_values(name, logits, target_logits, axis, where, axis_name, temperature) 
     # Where p exceeds e t the three terms are added as they are; t may be 0 there.
     terms = jnp.where(near, t * bregman(jnp.where(near, delta, 0)), (p - t) - t * delta)
     beyond = (model.nll >= ceiling(p.dtype)) & (t > 0)
-    terms = terms + lax.stop_gradient(jnp.where(beyond, jnp.inf, 0))
+    terms = terms + infinite_where(beyond, terms)
     return rows.finish(rows.classes.sum(terms))
+
+
+def infinite_where(mask: jax.Array, like: jax.Array) -> jax.Array:
+    """A constant to add: +inf where `mask`, else 0."""
+    return jnp.where(mask, jnp.full_like(like, jnp.inf), jnp.zeros_like(like))
 
 
 def heated(logits: jax.Array, temperature: jax.Array | None) -> jax.Array:
@@ -121,16 +127,16 @@ def heated(logits: jax.Array, temperature: jax.Array | None) -> jax.Array:
     return jnp.where(excluded, -jnp.inf, jnp.where(excluded, 0, logits) / temperature)
 
 
-def sigmoid_loss(elements: Elements, values: Callable[[Odds, jax.Array], jax.Array], options) -> jax.Array:
-    """Losses per element; `values` is a function of the odds of a positive and the (smoothed) target."""
+def sigmoid_loss(elements: Elements, values: Callable[[jax.Array, jax.Array], jax.Array], options) -> jax.Array:
+    """Losses per element; `values` is a function of the log-odds of a positive and the (smoothed) target."""
     logits, targets = elements.logits, elements.targets
     weights, smoothing = map(elements.parameter, ("class_weights", "label_smoothing"), options)
     if smoothing is not None:
         targets = targets * (1 - smoothing) + smoothing / 2
-    losses = values(odds(logits), targets)
+    losses = values(logits, targets)
     # An infinite logit on the wrong side of the target: infinite loss, with the gradient of a very large finite one.
     wrong = ((logits == jnp.inf) & (targets < 1)) | ((logits == -jnp.inf) & (targets > 0))
-    losses = losses + lax.stop_gradient(jnp.where(wrong, jnp.inf, 0))
+    losses = losses + infinite_where(wrong, losses)
     if weights is not None:
         losses = losses * weights
     return losses if elements.keep is None else jnp.where(elements.keep, losses, 0)

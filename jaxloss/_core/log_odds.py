@@ -42,9 +42,15 @@ def odds_tangent(value: Odds, tangent: jax.Array) -> Odds:
 def odds(log_odds: jax.Array) -> Odds:
     """The four forms of p = sigmoid(log_odds), with a finite `ceiling` in place of infinity."""
     highest = ceiling(log_odds.dtype)
-    log_odds = jnp.clip(log_odds, -highest, highest)
+    l = jnp.clip(log_odds, -highest, highest)
+    e = jnp.exp(-jnp.abs(l))
+    both, rare, common = jnp.log1p(e), e / (1 + e), 1 / (1 + e)
+    likely = l >= 0
     return Odds(
-        jax.nn.softplus(-log_odds), jax.nn.softplus(log_odds), jax.nn.sigmoid(log_odds), jax.nn.sigmoid(-log_odds)
+        both + jnp.maximum(-l, 0),
+        both + jnp.maximum(l, 0),
+        jnp.where(likely, common, rare),
+        jnp.where(likely, rare, common),
     )
 
 
@@ -56,7 +62,7 @@ def _odds_jvp(primals, tangents):
 
 def impossible(like: jax.Array) -> Odds:
     """The four forms of p = 0, where -log p is infinite."""
-    zero = jnp.zeros((), like.dtype)
+    zero = jnp.zeros_like(like)
     return Odds(zero + jnp.inf, zero, zero, zero + 1)
 
 
@@ -100,6 +106,28 @@ def _box_cox_jvp(primals, tangents):
     series = _polynomial([(-1) ** n * (n + 1) / math.factorial(n + 2) for n in range(14)], near)
     closed = (-jnp.expm1(-far) - far * jnp.exp(-far)) / (far * far)
     return _box_cox(s, q), jnp.exp(-x) * ds - jnp.where(small, series * s * s, closed * s * s) * dq
+
+
+@jax.custom_jvp
+def log_miss(log_odds: jax.Array, t: jax.Array) -> jax.Array:
+    """log(t (1 - p) + (1 - t) p), the log-probability that a label drawn with mean t is missed."""
+    truth = odds(log_odds)
+    miss = t * truth.q + (1 - t) * truth.p
+    return jnp.log(jnp.maximum(miss, jnp.finfo(miss.dtype).tiny))
+
+
+@log_miss.defjvp
+def _log_miss_jvp(primals, tangents):
+    # With r the share of t (1 - p) in the miss, d/dl = (1 - r) (1 - p) - r p: no quotient of two vanishing numbers.
+    # log(r / (1 - r)) = log(t / (1 - t)) - l; a hard label has r = t.
+    log_odds, t = primals
+    truth, value = odds(log_odds), log_miss(log_odds, t)
+    hard = (t <= 0) | (t >= 1)
+    soft_t = jnp.where(hard, 0.5, t)
+    share = odds(jnp.log(soft_t) - jnp.log1p(-soft_t) - log_odds)
+    r, rest = jnp.where(hard, t, share.p), jnp.where(hard, 1 - t, share.q)
+    dlog_odds, dt = tangents
+    return value, (rest * truth.q - r * truth.p) * dlog_odds + (truth.q - truth.p) * jnp.exp(-value) * dt
 
 
 def _polynomial(coefficients: list[float], x: jax.Array) -> jax.Array:

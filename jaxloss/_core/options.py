@@ -1,0 +1,140 @@
+"""Numeric options and the compilation of public functions.
+
+Every public function is wrapped by `compiled`: Python numbers are checked and, where they switch an option off, taken
+out of the program; one `jit`-compiled program does the rest. An option that stays is a traced array, so that another
+value needs no recompilation and can be differentiated.
+"""
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import checkify
+from jax.typing import ArrayLike
+
+Axis = int | tuple[int, ...] | None
+AxisName = str | tuple[str, ...] | None
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Option(NamedTuple):
+    """Domain of a numeric option, and the Python number that switches it off."""
+
+    low: float
+    high: float
+    off: float | None = None
+
+
+TINY = float(np.finfo(np.float32).tiny)
+OPTIONS = {
+    "alpha": Option(0, 1),
+    "beta": Option(0, 1),
+    "class_weights": Option(0, np.inf),
+    "epsilon": Option(-np.inf, np.inf, off=0),
+    "gamma": Option(0, np.inf, off=0),
+    "label_smoothing": Option(0, 1, off=0),
+    "normalizer": Option(0, np.inf),
+    "pos_weight": Option(0, np.inf, off=1),
+    "q": Option(0, 1, off=0),
+    "temperature": Option(TINY, np.inf, off=1),
+    "z_loss": Option(0, np.inf, off=0),
+}
+
+
+def public(hessian: Callable[[Callable], Callable]) -> Callable[[Function], Function]:
+    """Compiles a public loss once per shape, with static and switched-off options taken out of the program.
+
+    `hessian` makes, of the undecorated function, one of the same arguments that returns the diagonal of its Hessian.
+    """
+
+    def decorate(function: Function) -> Function:
+        wrapper = compiled(function)
+        setattr(wrapper, "hessian", compiled(functools.wraps(function)(hessian(function))))  # noqa: B010
+        return wrapper
+
+    return decorate
+
+
+def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name")) -> Function:
+    """Compiles a function once per shape; what `_prepare` makes of its arguments is what the program sees."""
+    name = function.__name__
+    signature = inspect.signature(function)
+    program = jax.jit(function, static_argnames=[key for key in signature.parameters if key in static], inline=True)
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        for key, value in bound.arguments.items():
+            if key not in static:
+                bound.arguments[key] = _prepare(name, key, value)
+            elif key == "axis":
+                bound.arguments[key] = _static_axis(name, value)
+        return program(**bound.arguments)
+
+    return cast(Function, wrapper)
+
+
+def _prepare(name: str, key: str, value: Any) -> Any:
+    if value is None:
+        return None
+    option = OPTIONS.get(key)
+    if option is not None and isinstance(value, int | float | np.integer | np.floating):
+        if not option.low <= value <= option.high:
+            raise ValueError(f"{name}: `{key}` must be {_domain(option)}; got {value:g}.")
+        return None if value == option.off else float(value)
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        return jnp.asarray(value)
+    except TypeError as error:
+        raise TypeError(f"{name}: `{key}` must be an array or a number; got {type(value).__name__}.") from error
+
+
+def _domain(option: Option) -> str:
+    if option.low == -np.inf:
+        return "a finite number"
+    if option.low == TINY:
+        return "> 0"
+    return f"in [{option.low:g}, {option.high:g}]" if option.high < np.inf else f">= {option.low:g}"
+
+
+def _static_axis(name: str, axis: Any) -> int | tuple[int, ...] | None:
+    if axis is None:
+        return None
+    try:
+        return tuple(map(operator.index, axis)) if isinstance(axis, tuple | list) else operator.index(axis)
+    except TypeError:
+        raise TypeError(
+            f"{name}: `axis` must be an int or a tuple of ints; got {axis!r}. Options such as gamma go by keyword."
+        ) from None
+
+
+def describe(x: jax.Array) -> str:
+    return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+
+
+def check_domain(name: str, key: str, values: jax.Array, inside: jax.Array, domain: str) -> None:
+    """Debug check of values that only the data can show, naming the least of those outside."""
+    worst = jnp.min(lax.stop_gradient(values), where=~inside, initial=jnp.inf)
+    checkify.debug_check(jnp.all(inside), f"{name}: `{key}` must be {domain}; got {{bad}}", bad=worst)
+
+
+def number(name: str, key: str, given: ArrayLike, size: int | None, dtype) -> jax.Array:
+    """A numeric option as a scalar or a vector over the classes, in the dtype of the computation."""
+    value = jnp.asarray(given)
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise TypeError(f"{name}: `{key}` must hold numbers; got {describe(value)}.")
+    if value.ndim and value.shape != (size,):
+        each = f"one entry for each of the {size} classes" if size is not None else "a scalar"
+        raise ValueError(f"{name}: `{key}` must have {each}; got {describe(value)}.")
+    value = value.astype(dtype)
+    option = OPTIONS[key]
+    check_domain(name, key, value, (value >= option.low) & (value <= option.high), _domain(option))
+    return value

@@ -1,0 +1,55 @@
+"""The Kullback-Leibler divergence of two softmax distributions."""
+
+import jax
+from jax.typing import ArrayLike
+
+from jaxloss._core.compose import kl_values
+from jaxloss._core.hessians import kl_hessian
+from jaxloss._core.options import Axis, AxisName, public
+
+
+@public(kl_hessian)
+def softmax_kl_divergence(
+    logits: ArrayLike,
+    target_logits: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    temperature: ArrayLike = 1.0,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Kullback-Leibler divergence of a target's softmax from the model's, as in distillation.
+
+    With p = softmax(logits / T), t = softmax(target_logits / T): loss = sum_c t_c (log t_c - log p_c). Gradients:
+    (p_j - t_j) / T by `logits`, t_j (log t_j - log p_j - loss) / T by `target_logits` (use `jax.lax.stop_gradient` for
+    a teacher). To keep the gradient's scale while T changes, multiply by T^2.
+
+    Args:
+      logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
+      target_logits: float array of the shape of `logits`; -inf is probability 0.
+      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
+      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
+        exist (others count as a logit of -inf).
+      temperature: T > 0, a scalar; divides both logits.
+      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
+        class axis; label ids are global.
+
+    Returns:
+      Divergences [*batch] in nats, >= 0, not reduced; float32, or float64 for float64 logits. +inf where a class of
+      positive target probability has a logit of -inf.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      0 for equal logits; `softmax_cross_entropy` with labels t, less the entropy of t.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.softmax_kl_divergence(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[3.0, 2.0, 1.0]])))
+      [1.150421]
+
+    Reference:
+      Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015), section 2.
+    """
+    return kl_values("softmax_kl_divergence", logits, target_logits, axis, where, axis_name, temperature)

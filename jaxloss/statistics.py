@@ -1,0 +1,79 @@
+"""Statistics of a row of logits, for losses of one's own and for logging."""
+
+from typing import NamedTuple
+
+import jax
+from jax.typing import ArrayLike
+
+from jaxloss._core.arguments import softmax_rows
+from jaxloss._core.log_odds import odds
+from jaxloss._core.options import Axis, AxisName, compiled
+from jaxloss._core.statistics import class_odds, label_odds
+
+
+class SoftmaxStatistics(NamedTuple):
+    """What a loss of one's own, or a log, needs of each row (expectations, where the label is a distribution)."""
+
+    log_odds: jax.Array  # l = log p - log(1 - p)
+    negative_log_probability: jax.Array  # -log p
+    negative_log_complement: jax.Array  # -log(1 - p)
+    probability: jax.Array  # p
+    complement: jax.Array  # 1 - p
+    logsumexp: jax.Array  # log sum_c exp(z_c)
+    entropy: jax.Array  # sum_c p_c (-log p_c), in nats
+
+
+@compiled
+def softmax_statistics(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    axis_name: AxisName = None,
+) -> SoftmaxStatistics:
+    """Statistics of each row and its label, without cancellation, differentiable to any order.
+
+    The building blocks of a loss of one's own; what a program does not use is not computed in it. For a distribution t
+    the first five are sum_c t_c times the statistic of class c.
+
+    Args:
+      logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
+      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
+        exist (others count as a logit of -inf).
+      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
+        class axis; label ids are global.
+
+    Returns:
+      `SoftmaxStatistics` of arrays [*batch], float32, or float64 for float64 logits; logarithms in nats. At p = 0 and
+      p = 1 infinite logarithms are the largest finite number. NaN where an id is out of range.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      `negative_log_probability` is `softmax_cross_entropy`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxloss
+      >>> def focal(logits, labels):
+      ...     row = jaxloss.softmax_statistics(logits, labels)
+      ...     return jnp.square(row.complement) * row.negative_log_probability
+      >>> print(focal(jnp.array([1.0, 2.0, 3.0]), jnp.array(2)))
+      0.045678
+
+    Reference:
+      Section "The one idea" of docs/numerics.md.
+    """
+    rows = softmax_rows("softmax_statistics", logits, labels, axis, where, axis_name)
+    every = class_odds(rows.classes, rows.logits)
+    entropy = rows.classes.sum(every.odds.p * every.odds.nll)
+    if rows.ids is not None:
+        truth = odds(label_odds(rows.classes, rows.logits, rows.ids).log_odds)
+        statistics = (truth.nlc - truth.nll, *truth)
+    else:
+        truth = every.odds
+        statistics = (rows.classes.sum(rows.targets * x) for x in (truth.nlc - truth.nll, *truth))
+    return SoftmaxStatistics(*map(rows.finish, (*statistics, every.logsumexp, entropy)))

@@ -1,0 +1,140 @@
+"""The exact values: textbook formulas in mpmath at 250 digits, written without jaxloss and in other terms than it.
+
+jaxloss works with log-odds; here everything is a function Phi of a probability p, with its derivatives by p.
+A softmax loss is sum_c u_c Phi(p_c) + zeta logsumexp^2, u_c being the label's share of class c times its weight, and
+
+    dp_c/dz_j = p_c ([c = j] - p_j)        d2p_c/dz_j^2 = p_c (([c = j] - p_j)^2 - p_j (1 - p_j)).
+"""
+
+from collections.abc import Callable, Sequence
+
+import ml_dtypes
+import mpmath as mp
+import numpy as np
+
+mp.mp.dps = 250
+
+Phi = Callable[..., tuple]  # (p, 1 - p, parameter) -> Phi, dPhi/dp, d2Phi/dp2
+
+
+def cross_entropy(p, q, _):
+    return -mp.log(p), -1 / p, 1 / p**2
+
+
+def focal(p, q, gamma):
+    s = -mp.log(p)
+    return (
+        q**gamma * s,
+        -gamma * q ** (gamma - 1) * s - q**gamma / p,
+        gamma * (gamma - 1) * q ** (gamma - 2) * s + 2 * gamma * q ** (gamma - 1) / p + q**gamma / p**2,
+    )
+
+
+def poly(p, q, epsilon):
+    return -mp.log(p) + epsilon * q, -1 / p - epsilon, 1 / p**2
+
+
+def generalized_cross_entropy(p, q, k):
+    return (1 - p**k) / k, -(p ** (k - 1)), -(k - 1) * p ** (k - 2)
+
+
+def shares(labels, size: int, exists=None, weights=None, smoothing=0) -> list:
+    """u_c of an id or a distribution: smoothed over the classes that exist, then weighted."""
+    exists = np.ones(size, bool) if exists is None else exists
+    t = [mp.mpf(float(x)) for x in (np.eye(size)[labels] if np.ndim(labels) == 0 else labels)]
+    count = int(np.sum(exists))
+    t = [(1 - mp.mpf(smoothing)) * x + mp.mpf(smoothing) / count * int(e) for x, e in zip(t, exists, strict=True)]
+    return [x * mp.mpf(float(w)) for x, w in zip(t, np.ones(size) if weights is None else weights, strict=True)]
+
+
+def softmax_row(logits: Sequence, u: Sequence, phi: Phi, parameter=None, z_loss=0, order: int = 1) -> tuple:
+    """Loss, gradient and, for order 2, the diagonal of the Hessian, as mpmath numbers. -inf logits are left out."""
+    size = len(logits)
+    alive = [c for c in range(size) if logits[c] > -np.inf]
+    z = {c: mp.mpf(float(logits[c])) for c in alive}
+    e = {c: mp.exp(z[c]) for c in alive}
+    total = mp.fsum(e.values())
+    lse = mp.log(total)
+    p = {c: e[c] / total for c in alive}
+    q = {c: mp.fsum(e[k] for k in alive if k != c) / total if 2 * e[c] > total else 1 - p[c] for c in alive}
+    each = parameter if np.ndim(parameter) else [parameter] * size
+    zeta = mp.mpf(z_loss)
+
+    values = {c: phi(p[c], q[c], each[c] if each[c] is None else mp.mpf(float(each[c]))) for c in alive if u[c]}
+    loss = mp.fsum(u[c] * v[0] for c, v in values.items()) + zeta * lse**2
+    slope = {c: u[c] * v[1] * p[c] for c, v in values.items()}
+    inner = mp.fsum(slope.values())  # sum_c u_c Phi'(p_c) p_c
+    gradient = [mp.mpf(0)] * size
+    hessian = [mp.mpf(0)] * size
+    for j in alive:
+        own = slope.get(j, mp.mpf(0))
+        gradient[j] = own * q[j] - (inner - own) * p[j] + 2 * zeta * lse * p[j]
+    if order == 2:
+        bend = {c: u[c] * v[2] * p[c] ** 2 for c, v in values.items()}
+        bends = mp.fsum(bend.values())
+        for j in alive:
+            own_bend, own_slope = bend.get(j, 0), slope.get(j, 0)
+            hessian[j] = (
+                own_bend * q[j] ** 2
+                + (bends - own_bend) * p[j] ** 2
+                + own_slope * (q[j] ** 2 - p[j] * q[j])
+                + (inner - own_slope) * (p[j] ** 2 - p[j] * q[j])
+                + 2 * zeta * (p[j] ** 2 + lse * p[j] * q[j])
+            )
+    return loss, gradient, hessian
+
+
+def sigmoid_element(logit, t, pos_weight=1, alpha=None, gamma=0, smoothing=0) -> tuple:
+    """Loss and derivative of (a_t) (1 - p_t)^gamma (w t (-log p) + (1 - t) (-log(1 - p)))."""
+    z, t, gamma = mp.mpf(float(logit)), mp.mpf(float(t)), mp.mpf(gamma)
+    t = t * (1 - mp.mpf(smoothing)) + mp.mpf(smoothing) / 2
+    p, q = 1 / (1 + mp.exp(-z)), 1 / (1 + mp.exp(z))
+    w = mp.mpf(pos_weight)
+    a = 1 if alpha is None else mp.mpf(alpha) * t + (1 - mp.mpf(alpha)) * (1 - t)
+    entropy, slope = -w * t * mp.log(p) - (1 - t) * mp.log(q), -w * t * q + (1 - t) * p
+    miss, miss_slope = t * q + (1 - t) * p, (1 - 2 * t) * p * q
+    return (
+        a * miss**gamma * entropy,
+        a * (gamma * miss ** (gamma - 1) * miss_slope * entropy + miss**gamma * slope),
+    )
+
+
+def kl_row(logits: Sequence, target_logits: Sequence, temperature=1) -> tuple:
+    """KL(t || p) with its gradients by both arguments."""
+    T = mp.mpf(temperature)
+
+    def softmax(z):
+        e = [mp.mpf(0) if x == -np.inf else mp.exp(mp.mpf(float(x)) / T) for x in z]
+        return [x / mp.fsum(e) for x in e]
+
+    p, t = softmax(logits), softmax(target_logits)
+    ratio = [mp.log(b / a) if b > 0 else mp.mpf(0) for a, b in zip(p, t, strict=True)]
+    loss = mp.fsum(b * r for b, r in zip(t, ratio, strict=True))
+    return (
+        loss,
+        [(a - b) / T for a, b in zip(p, t, strict=True)],
+        [b * (r - loss) / T for b, r in zip(t, ratio, strict=True)],
+    )
+
+
+def ulp_error(got, exact, dtype=np.float32) -> np.ndarray:
+    """|got - exact| in units of the last place of the exact value.
+
+    XLA flushes subnormal numbers, also those in the middle of a product; an exact value below 16 times the least normal
+    number therefore counts as underflow, and its error in units of that.
+    """
+    info = ml_dtypes.finfo(dtype)
+    tiny, largest = 16 * float(info.tiny), float(info.max)
+    got = np.asarray(got, np.float64).reshape(-1)
+    result = np.zeros(len(got))
+    for i, (a, b) in enumerate(zip(got, np.asarray(exact, object).reshape(-1), strict=True)):
+        if mp.isinf(b) or abs(b) > largest:
+            result[i] = 0 if np.isinf(a) and np.sign(a) == mp.sign(b) else np.inf
+        elif np.isnan(a) or np.isinf(a):
+            result[i] = np.inf
+        elif abs(b) < tiny:
+            result[i] = float(abs(mp.mpf(float(a)) - b) / mp.mpf(tiny))
+        else:
+            unit = mp.mpf(2) ** (mp.floor(mp.log(abs(b), 2)) - info.nmant)
+            result[i] = float(abs(mp.mpf(float(a)) - b) / unit)
+    return result

@@ -1,0 +1,244 @@
+"""Promises 3 to 6: dtypes, -inf, labels outside, rows left out, nothing at all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss
+from tests import cases, jaxprs, oracle
+
+INF_ROW = np.array([-np.inf, 0, 1, 2], np.float32)
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("labels", ["ids", "onehot"])
+def test_infinite_logit_in_every_mode(case, labels):
+    label = jnp.asarray(2 if labels == "ids" else np.eye(4)[2], jnp.int32 if labels == "ids" else jnp.float32)
+    loss, gradient, hessian = oracle.softmax_row(INF_ROW, oracle.shares(2, 4), case.phi, case.value, order=2)
+    z = jnp.asarray(INF_ROW)
+    exact = np.array(gradient, float)
+    with jax.debug_nans(True):
+        np.testing.assert_allclose(case.call(z, label), float(loss), rtol=1e-6)
+        for derivative in (jax.grad, jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(derivative(case.call)(z, label), exact, rtol=1e-5)
+        tangent = jnp.array([5.0, 1.0, -2.0, 0.5])
+        np.testing.assert_allclose(
+            jax.jvp(lambda z: case.call(z, label), (z,), (tangent,))[1], exact @ tangent, rtol=1e-5
+        )
+        full = jax.hessian(case.call)(z, label)
+        np.testing.assert_allclose(np.diag(full), np.array(hessian, float), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(full, full.T, atol=1e-6)
+        np.testing.assert_allclose(full.sum(0), np.zeros(4), atol=2e-6)
+        by_class = jaxloss.per_example_value_grad_hess(case.call)(z, label)[2]
+        np.testing.assert_allclose(by_class, np.array(hessian, float), rtol=1e-5, atol=1e-6)
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("labels", ["ids", "onehot"])
+def test_truth_on_an_excluded_class(case, labels):
+    label = jnp.asarray(0 if labels == "ids" else np.eye(4)[0], jnp.int32 if labels == "ids" else jnp.float32)
+    with jax.debug_nans(True):
+        value, gradient = jaxloss.per_example_value_and_grad(case.call)(jnp.asarray(INF_ROW), label)
+        forward = jax.jacfwd(case.call)(jnp.asarray(INF_ROW), label)
+    expected = 1 / 0.7 if case.parameter == "q" else np.inf
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    p = np.exp(INF_ROW) / np.exp(INF_ROW).sum()
+    limit = np.zeros(4) if case.parameter == "q" else p - np.eye(4)[0]
+    np.testing.assert_allclose(gradient, limit, rtol=1e-5)
+    np.testing.assert_allclose(forward, limit, rtol=1e-5)
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("labels", ["ids", "onehot"])
+def test_one_class_and_only_one_that_exists(case, labels):
+    for row in ([3.0], [-np.inf, 3.0, -np.inf]):
+        label = len(row) // 2
+        given = jnp.asarray(
+            label if labels == "ids" else np.eye(len(row))[label], jnp.int32 if labels == "ids" else None
+        )
+        with jax.debug_nans(True):
+            z = jnp.asarray(row)
+            value, gradient, hessian = jaxloss.per_example_value_grad_hess(case.call)(z, given)
+            second = jax.hessian(case.call)(z, given)
+        assert value == 0
+        np.testing.assert_array_equal(gradient, np.zeros(len(row)))
+        np.testing.assert_array_equal(hessian, np.zeros(len(row)))
+        np.testing.assert_array_equal(second, np.zeros((len(row), len(row))))
+
+
+@pytest.mark.parametrize("size", [4, 50257])
+@cases.softmax_cases
+def test_labels_outside_poison_their_row_alone(case, size, rng):
+    bad = np.array([-1, -100, size, size + 7])
+    ids = np.concatenate([bad, rng.integers(0, size, 4)]).astype(np.int32)
+    logits = jnp.asarray(rng.normal(size=(8, size)), jnp.float32)
+    run = jaxloss.per_example_value_and_grad(case.call)
+    value, gradient = run(logits, ids)
+    assert np.isnan(value[:4]).all()
+    assert np.isnan(gradient[:4]).all()
+    good = np.where(np.arange(8) < 4, 0, ids)
+    good_value, good_gradient = run(logits, good)
+    np.testing.assert_array_equal(value[4:], good_value[4:])
+    np.testing.assert_array_equal(gradient[4:], good_gradient[4:])
+
+    where = jnp.arange(8) >= 4
+    kept_value, kept_gradient = run(logits, ids, where=where)
+    np.testing.assert_array_equal(kept_value[:4], np.zeros(4))
+    np.testing.assert_array_equal(kept_gradient[:4], np.zeros((4, size)))
+    np.testing.assert_array_equal(kept_value[4:], value[4:])
+    np.testing.assert_array_equal(kept_gradient[4:], gradient[4:])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int32])
+def test_label_dtypes_neither_wrap_nor_overflow(dtype):
+    logits = jnp.zeros((3, 1000))
+    ids = np.array([0, 5, np.iinfo(dtype).max], dtype)
+    losses = np.asarray(jaxloss.softmax_cross_entropy(logits, ids))
+    np.testing.assert_allclose(losses[:2], np.log(1000), rtol=1e-6)
+    assert np.isnan(losses[2]) == (ids[2] >= 1000)
+
+
+def test_64_bit_labels_do_not_wrap(x64):
+    losses = jaxloss.softmax_cross_entropy(jnp.zeros((2, 3), jnp.float32), jnp.array([2**32 + 1, 1], jnp.int64))
+    np.testing.assert_array_equal(np.isnan(losses), [True, False])
+    assert losses.dtype == jnp.float32
+
+
+def test_sigmoid_ids_outside_poison_their_row_alone():
+    losses = jaxloss.sigmoid_binary_cross_entropy(jnp.zeros((2, 3)), jnp.array([3, 1]))
+    np.testing.assert_array_equal(np.isnan(losses), [[True] * 3, [False] * 3])
+
+
+@cases.all_cases
+@pytest.mark.parametrize("kind", ["ids", "soft"])
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
+def test_rows_left_out_may_hold_anything(case, kind, rubbish, rng):
+    logits, labels = np.array(cases.logits_for(case, rng)), np.array(cases.labels_for(case, rng, kind))
+    where = np.array([True, False, True, True, False, True])
+    dirty_logits, dirty_labels = logits.copy(), labels.copy()
+    dirty_logits[~where] = rubbish
+    dirty_labels[~where] = rubbish if kind == "soft" else -100
+
+    def run(z, t):
+        return jaxloss.per_example_value_and_grad(case.call)(z, t, where=where)
+
+    def along(z):
+        return jax.jvp(lambda z: case.call(z, dirty_labels, where=where), (z,), (jnp.ones(logits.shape),))[1]
+
+    # jax_debug_nans refuses NaN as an input, before any loss sees it.
+    with jax.debug_nans(not np.isnan(rubbish)):
+        dirty, forward = run(dirty_logits, dirty_labels), along(jnp.asarray(dirty_logits))
+    for got, expected in zip(dirty, run(logits, labels), strict=True):
+        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(got[~where], np.zeros_like(got[~where]))
+    np.testing.assert_array_equal(forward, along(jnp.asarray(logits)))
+
+
+@cases.sigmoid_cases
+def test_hidden_elements_may_hold_anything(case, rng):
+    logits, labels = np.array(cases.logits_for(case, rng)), np.array(cases.labels_for(case, rng, "soft"))
+    where = rng.integers(0, 2, logits.shape).astype(bool)
+    run = jaxloss.per_example_value_and_grad(case.call)
+    clean = run(logits, labels, where=where)
+    dirty = run(np.where(where, logits, np.nan), np.where(where, labels, -1), where=where)
+    for got, expected in zip(dirty, clean, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@cases.sigmoid_cases
+def test_infinite_logits_elementwise(case):
+    logits = jnp.array([np.inf, -np.inf, np.inf, -np.inf])
+    labels = jnp.array([1, 0, 0, 1])
+    with jax.debug_nans(True):
+        value, gradient, hessian = jaxloss.per_example_value_grad_hess(case.call)(logits, labels)
+    np.testing.assert_array_equal(value, [0, 0, np.inf, np.inf])
+    np.testing.assert_array_equal(gradient[:2], [0, 0])
+    assert np.isfinite(gradient).all()
+    assert gradient[2] > 0 > gradient[3]
+    np.testing.assert_array_equal(hessian, np.zeros(4))
+
+
+@cases.all_cases
+def test_gradients_of_saturated_logits_are_right(case):
+    """(1 - p)^gamma at p = 1: peers return NaN for gamma < 1, and NaN Hessians for gamma < 2."""
+    for magnitude in (50.0, 200.0, 1e4, 1e30):
+        softmax = case in cases.SOFTMAX
+        z = jnp.array([magnitude, 0.0]) if softmax else jnp.array([magnitude])
+        for label in (0, 1):
+            labels = jnp.asarray(label) if softmax else jnp.array([label])
+            value, gradient, hessian = jaxloss.per_example_value_grad_hess(case.call)(z, labels)
+            if softmax:
+                exact, exact_gradient, _ = oracle.softmax_row(z, oracle.shares(label, 2), case.phi, case.value)
+            else:
+                exact, exact_gradient = oracle.sigmoid_element(magnitude, label, **case.options)
+            np.testing.assert_allclose(value, float(exact), rtol=(16 + 3 * 50) * 2.0**-23, atol=2e-37)
+            np.testing.assert_allclose(
+                gradient, np.array(exact_gradient, float), rtol=(16 + 3 * 50) * 2.0**-23, atol=2e-37
+            )
+            assert np.isfinite(hessian).all()
+
+
+@cases.softmax_cases
+def test_empty_batches(case):
+    value, gradient = jaxloss.per_example_value_and_grad(case.call)(jnp.zeros((0, 5)), jnp.zeros((0,), jnp.int32))
+    assert value.shape == (0,)
+    assert gradient.shape == (0, 5)
+    assert jaxloss.mean(value) == 0
+
+
+@cases.all_cases
+@pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_computed_in_float32(case, half, rng):
+    logits = cases.logits_for(case, rng).astype(half)
+    labels = cases.labels_for(case, rng)
+    value, gradient = jaxloss.per_example_value_and_grad(case.call)(logits, labels)
+    wide_value, wide_gradient = jaxloss.per_example_value_and_grad(case.call)(logits.astype(jnp.float32), labels)
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == half
+    np.testing.assert_array_equal(value, wide_value)
+    np.testing.assert_array_equal(gradient, wide_gradient.astype(half))
+
+
+@cases.all_cases
+def test_no_float64_for_float32_inputs(case, x64, rng):
+    logits = cases.logits_for(case, rng)
+    options = {"label_smoothing": 0.1, "class_weights": np.ones(5, np.float32)}
+    if case in cases.SOFTMAX:
+        options["z_loss"] = 0.1
+    for labels in (cases.labels_for(case, rng).astype(jnp.int64), jnp.ones((6, 5), jnp.float32)):
+
+        def total(z, labels=labels):
+            return jnp.sum(case.call(z, labels, **options))
+
+        program = jax.make_jaxpr(jax.value_and_grad(total))(logits)
+        wide = [e for e in jaxprs.equations(program) for v in e.outvars if v.aval.dtype == jnp.float64 and v.aval.ndim]
+        assert not wide, wide
+        assert case.call(logits, labels, **options).dtype == jnp.float32
+    assert case.call(logits.astype(jnp.float64), labels).dtype == jnp.float64
+
+
+def test_float64_labels_keep_float32_logits_float32(x64):
+    losses = jaxloss.softmax_cross_entropy(jnp.zeros((2, 3), jnp.float32), jnp.full((2, 3), 1 / 3, jnp.float64))
+    assert losses.dtype == jnp.float32
+
+
+def test_divergence_at_the_edges():
+    loss = jaxloss.softmax_kl_divergence
+    z, u = jnp.array([-jnp.inf, 0.0, 1.0]), jnp.array([-jnp.inf, 1.0, 0.0])
+    with jax.debug_nans(True):
+        value, gradients = jax.value_and_grad(loss, (0, 1))(z, u, temperature=jnp.float32(2.0))
+        by_temperature = jax.grad(lambda t: loss(z, u, temperature=t))(2.0)
+        jax.jacfwd(loss)(z, u)
+    exact, by_z, by_u = oracle.kl_row(z, u, 2)
+    np.testing.assert_allclose(value, float(exact), rtol=1e-5)
+    np.testing.assert_allclose(gradients[0], np.array(by_z, float), rtol=1e-5)
+    np.testing.assert_allclose(gradients[1], np.array(by_u, float), rtol=1e-4, atol=1e-7)
+    step = (float(oracle.kl_row(z, u, "2.001")[0]) - float(oracle.kl_row(z, u, "1.999")[0])) / 0.002
+    np.testing.assert_allclose(by_temperature, step, rtol=1e-4)
+    assert loss(z, jnp.array([0.0, 1.0, 0.0])) == np.inf
+    assert loss(z, z) == 0
+    p = np.exp([0.0, 1.0, 0.0]) / np.exp([0.0, 1.0, 0.0]).sum()
+    np.testing.assert_allclose(loss(jnp.array([0.0, 1.0, 0.0]), z), float(oracle.kl_row([0, 1, 0], z)[0]), rtol=1e-5)
+    hessian = jaxloss.per_example_value_grad_hess(loss)(jnp.array([0.0, 1.0, 0.0]), z)[2]
+    np.testing.assert_allclose(hessian, p * (1 - p), rtol=1e-5)

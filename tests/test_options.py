@@ -1,0 +1,175 @@
+"""Options crossed with each other against one oracle; an option switched off is the option absent, bit for bit."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss
+from tests import cases, oracle
+
+SIZE = 5
+WEIGHTS = np.array([0.5, 1.0, 2.0, 0.0, 3.0], np.float32)
+CLASSES = np.array([True, True, False, True, True])
+ON = {
+    "class_weights": WEIGHTS,
+    "label_smoothing": np.float32(0.25),
+    "z_loss": np.float32(0.125),
+    "classes": CLASSES,
+    "rows": np.array([True, False, True, True, False, True]),
+    "axis": 0,
+}
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("labels", ["ids", "onehot", "soft"])
+@pytest.mark.parametrize("chosen", list(itertools.combinations(ON, 2)), ids="+".join)
+def test_every_pair_of_options_against_the_oracle(case, labels, chosen, rng):
+    if "classes" in chosen and "rows" in chosen:
+        chosen = ("classes",)  # one `where`
+    logits = np.array(cases.logits_for(case, rng))
+    given = np.array(cases.labels_for(case, rng, labels))
+    if "classes" in chosen:
+        given = np.where(given == 2, 1, given) if labels == "ids" else given * CLASSES
+    options = {key: ON[key] for key in chosen if key not in ("classes", "rows", "axis")}
+    if "classes" in chosen:
+        options["where"] = np.broadcast_to(CLASSES, logits.shape)
+    if "rows" in chosen:
+        options["where"] = ON["rows"]
+
+    exact = []
+    for i in range(len(logits)):
+        exists = CLASSES if "classes" in chosen else np.ones(SIZE, bool)
+        u = oracle.shares(
+            given[i], SIZE, exists, options.get("class_weights"), float(options.get("label_smoothing", 0))
+        )
+        row = np.where(exists, logits[i], -np.inf)
+        loss, gradient, _ = oracle.softmax_row(row, u, case.phi, case.value, float(options.get("z_loss", 0)))
+        kept = ON["rows"][i] if "rows" in chosen else True
+        exact.append((float(loss) * kept, [float(g) * kept for g in gradient]))
+
+    if "axis" in chosen:
+        options["axis"] = 0
+        logits, given = logits.T, given if labels == "ids" else given.T
+        if "classes" in chosen:
+            options["where"] = options["where"].T
+    value, gradient = jaxloss.per_example_value_and_grad(case.call)(logits, given, **options)
+    gradient = gradient.T if "axis" in chosen else gradient
+    np.testing.assert_allclose(value, [e[0] for e in exact], rtol=40 * 2.0**-23)
+    # Shares of the label and of smoothing meet in one entry with either sign: absolute there.
+    np.testing.assert_allclose(gradient, [e[1] for e in exact], rtol=80 * 2.0**-23, atol=16 * 2.0**-23)
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("labels", ["ids", "soft"])
+@pytest.mark.parametrize(
+    "off",
+    [
+        {"label_smoothing": 0},
+        {"z_loss": 0.0},
+        {"class_weights": np.ones(SIZE, np.float32)},
+        {"class_weights": 1},
+        {"where": np.ones(6, bool)},
+        {"where": np.ones((6, SIZE), bool)},
+        {"label_smoothing": np.zeros((), np.float32), "z_loss": np.zeros((), np.float32)},
+    ],
+    ids=lambda off: "+".join(f"{k}{np.shape(v)}" for k, v in off.items()),
+)
+def test_switched_off_is_absent(case, labels, off, rng):
+    logits, labels = cases.logits_for(case, rng, scale=8), cases.labels_for(case, rng, labels)
+    run = jaxloss.per_example_value_and_grad(case.call)
+    value, gradient = run(logits, labels)
+    off_value, off_gradient = run(logits, labels, **off)
+    np.testing.assert_array_equal(value, off_value)
+    np.testing.assert_array_equal(gradient, off_gradient)
+
+
+@cases.sigmoid_cases
+@pytest.mark.parametrize(
+    "off",
+    [{"label_smoothing": 0}, {"class_weights": np.ones(SIZE, np.float32)}, {"where": np.ones((6, SIZE), bool)}],
+    ids=lambda off: next(iter(off)),
+)
+def test_switched_off_is_absent_elementwise(case, off, rng):
+    logits, labels = cases.logits_for(case, rng), cases.labels_for(case, rng, "multihot")
+    run = jaxloss.per_example_value_and_grad(case.call)
+    for got, expected in zip(run(logits, labels, **off), run(logits, labels), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "plain", "off"),
+    [
+        (jaxloss.softmax_focal_loss, jaxloss.softmax_cross_entropy, {"gamma": 0}),
+        (jaxloss.poly_loss_cross_entropy, jaxloss.softmax_cross_entropy, {"epsilon": 0.0}),
+        (jaxloss.generalized_cross_entropy, jaxloss.softmax_cross_entropy, {"q": 0}),
+        (jaxloss.sigmoid_focal_loss, jaxloss.sigmoid_binary_cross_entropy, {"gamma": 0.0}),
+        (jaxloss.sigmoid_binary_cross_entropy, jaxloss.sigmoid_binary_cross_entropy, {"pos_weight": 1}),
+    ],
+)
+@pytest.mark.parametrize("traced", [False, True])
+def test_neutral_parameters_leave_cross_entropy(loss, plain, off, traced, rng):
+    logits = cases.logits_for(None, rng, scale=30)
+    for labels in (cases.labels_for(None, rng), cases.labels_for(None, rng, "onehot")):
+        off = {k: jnp.float32(v) if traced else v for k, v in off.items()}
+        value, gradient = jaxloss.per_example_value_and_grad(loss)(logits, labels, **off)
+        plain_value, plain_gradient = jaxloss.per_example_value_and_grad(plain)(logits, labels)
+        np.testing.assert_array_equal(value, plain_value)
+        np.testing.assert_array_equal(gradient, plain_gradient)
+
+
+@cases.softmax_cases
+def test_switched_off_is_not_in_the_program(case, rng):
+    logits, ids = cases.logits_for(case, rng), cases.labels_for(case, rng)
+
+    def count(**options):
+        jaxpr = jax.make_jaxpr(lambda z: case.call(z, ids, **options))(logits)
+        return len(jaxpr.eqns)
+
+    assert count(label_smoothing=0.0, z_loss=0, class_weights=None, where=None) == count()
+    assert count(label_smoothing=0.1) > count()
+
+
+@cases.softmax_cases
+def test_parameters_per_class(case, rng):
+    if case.parameter is None:
+        pytest.skip("no parameter")
+    logits, ids = cases.logits_for(case, rng), cases.labels_for(case, rng)
+    each = jnp.asarray(rng.uniform(0.25, 0.75, SIZE), jnp.float32)
+    per_class = case.loss(logits, ids, **{case.parameter: each})
+    for i, c in enumerate(np.asarray(ids)):
+        np.testing.assert_allclose(
+            per_class[i], case.loss(logits[i], ids[i], **{case.parameter: each[c]}), rtol=2.0**-22
+        )
+    np.testing.assert_allclose(
+        case.loss(logits, jax.nn.one_hot(ids, SIZE), **{case.parameter: each}), per_class, rtol=2.0**-19
+    )
+
+
+@cases.softmax_cases
+def test_several_class_axes_are_one(case, rng):
+    logits = jnp.asarray(rng.normal(size=(3, 4, 2, 5)), jnp.float32)
+    flat = logits.transpose(0, 2, 3, 1).reshape(3, 2, 20)
+    ids = jnp.asarray(rng.integers(0, 20, (3, 2)))
+    where = jnp.asarray(rng.integers(0, 4, logits.shape) > 0)
+    flat_where = where.transpose(0, 2, 3, 1).reshape(3, 2, 20)
+    value, gradient = jaxloss.per_example_value_and_grad(case.call)(logits, ids, (3, 1), where)
+    flat_value, flat_gradient = jaxloss.per_example_value_and_grad(case.call)(flat, ids, -1, flat_where)
+    np.testing.assert_allclose(value, flat_value, rtol=1e-6)
+    np.testing.assert_allclose(gradient, flat_gradient.reshape(3, 2, 5, 4).transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-7)
+    assert case.call(logits, jnp.asarray(7), None).shape == ()
+
+
+def test_smoothing_counts_the_classes_that_exist(rng):
+    """torch#73205, optax.smooth_labels: neither rows left out nor classes left out take a share."""
+    logits = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
+    ids = jnp.array([0, 1, 2, 0])
+    padded = jnp.concatenate([logits, jnp.full((4, 2), -jnp.inf)], 1)
+    run = jaxloss.per_example_value_and_grad(jaxloss.softmax_cross_entropy)
+    value, gradient = run(logits, ids, label_smoothing=0.3)
+    padded_value, padded_gradient = run(padded, ids, label_smoothing=0.3)
+    np.testing.assert_allclose(padded_value, value, rtol=1e-6)
+    np.testing.assert_allclose(padded_gradient[:, :3], gradient, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(padded_gradient[:, 3:], np.zeros((4, 2)))

@@ -1,0 +1,160 @@
+"""Known values, label kinds, reductions and weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.utils.class_weight import compute_class_weight
+
+import jaxloss
+from tests import cases, oracle
+
+
+@pytest.mark.parametrize("labels", [np.array([0]), np.array([[1, 0]]), np.array([[1.0, 0.0]], np.float32)])
+def test_confident_row(labels):
+    value, gradient = jaxloss.per_example_value_and_grad(jaxloss.softmax_cross_entropy)(
+        jnp.array([[20.0, 0.0]]), jnp.asarray(labels)
+    )
+    np.testing.assert_allclose(value, [2.06115362e-9], rtol=1e-7)
+    np.testing.assert_allclose(gradient, [[-2.06115362e-9, 2.06115362e-9]], rtol=1e-7)
+
+
+def test_rows_that_break_peers():
+    loss = jaxloss.softmax_cross_entropy
+    np.testing.assert_allclose(loss(jnp.full((1, 3), 1e8), jnp.array([1])), [np.log(3)], rtol=2.0**-23)
+    wide = loss(jnp.zeros((1, 70000), jnp.float16), jnp.array([1]))
+    np.testing.assert_allclose(wide, [11.1562505], rtol=2.0**-23)
+    half = loss(jnp.zeros((1, 50257), jnp.bfloat16), jnp.array([1]))
+    np.testing.assert_allclose(half, [10.8249052], rtol=2.0**-23)
+    assert wide.dtype == half.dtype == jnp.float32
+    np.testing.assert_allclose(loss(jnp.array([3e38, -3e38]), jnp.array(1)), np.inf)
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2}, {"class_weights": np.arange(1.0, 6), "z_loss": 0.1}])
+def test_ids_one_hot_and_soft_labels_agree(case, options, rng):
+    logits = cases.logits_for(case, rng)
+    ids = cases.labels_for(case, rng)
+    run = jaxloss.per_example_value_and_grad(case.call)
+    options = {k: jnp.asarray(v, jnp.float32) for k, v in options.items()}
+    value, gradient = run(logits, ids, **options)
+    for dtype in (jnp.float32, jnp.int32, jnp.bool_, jnp.float16):
+        other_value, other_gradient = run(logits, jax.nn.one_hot(ids, 5).astype(dtype), **options)
+        np.testing.assert_allclose(value, other_value, rtol=32 * 2.0**-23)
+        np.testing.assert_allclose(gradient, other_gradient, rtol=64 * 2.0**-23, atol=2.0**-22)
+
+
+@pytest.mark.parametrize(
+    ("two_classes", "binary"),
+    [
+        (jaxloss.softmax_cross_entropy, jaxloss.sigmoid_binary_cross_entropy),
+        (jaxloss.softmax_focal_loss, jaxloss.sigmoid_focal_loss),
+    ],
+)
+def test_two_classes_are_a_sigmoid_of_the_difference(two_classes, binary, rng):
+    logits = jnp.asarray(rng.normal(size=200) * 10, jnp.float32)
+    ids = jnp.asarray(rng.integers(0, 2, 200))
+    pairs = jnp.stack([jnp.zeros_like(logits), logits], -1)
+    value, gradient = jaxloss.per_example_value_and_grad(two_classes)(pairs, ids)
+    binary_value, binary_gradient = jaxloss.per_example_value_and_grad(binary)(logits, ids)
+    np.testing.assert_allclose(value, binary_value, rtol=(16 + 90) * 2.0**-23)
+    np.testing.assert_allclose(gradient[:, 1], binary_gradient, rtol=(16 + 90) * 2.0**-23)
+
+
+@cases.sigmoid_cases
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_sigmoid_soft_labels_against_the_oracle(case, smoothing, rng):
+    logits = rng.normal(size=40).astype(np.float32) * 4
+    targets = rng.uniform(size=40).astype(np.float32)
+    value, gradient = jaxloss.per_example_value_and_grad(case.call)(logits, targets, label_smoothing=smoothing)
+    smoothing = float(np.float32(smoothing))
+    exact = [
+        oracle.sigmoid_element(z, t, **case.options, smoothing=smoothing) for z, t in zip(logits, targets, strict=True)
+    ]
+    np.testing.assert_allclose(value, [float(e[0]) for e in exact], rtol=2e-6)
+    np.testing.assert_allclose(gradient, [float(e[1]) for e in exact], rtol=1e-5, atol=1e-6)
+
+
+def test_sigmoid_class_ids_are_one_against_the_rest(rng):
+    logits = cases.logits_for(None, rng)
+    ids = cases.labels_for(None, rng)
+    for loss in (jaxloss.sigmoid_binary_cross_entropy, jaxloss.sigmoid_focal_loss):
+        np.testing.assert_array_equal(loss(logits, ids), loss(logits, jax.nn.one_hot(ids, 5)))
+
+
+def test_sigmoid_options_per_class(rng):
+    logits, labels = cases.logits_for(None, rng), cases.labels_for(None, rng, "multihot")
+    weights = jnp.asarray(rng.uniform(size=5), jnp.float32)
+    loss = jaxloss.sigmoid_binary_cross_entropy
+    for c in range(5):
+        expected = loss(logits[:, c], labels[:, c], pos_weight=weights[c], class_weights=weights[c])
+        np.testing.assert_array_equal(loss(logits, labels, pos_weight=weights, class_weights=weights)[:, c], expected)
+        expected = jaxloss.sigmoid_focal_loss(logits[:, c], labels[:, c], gamma=weights[c], alpha=weights[c])
+        np.testing.assert_array_equal(
+            jaxloss.sigmoid_focal_loss(logits, labels, gamma=weights, alpha=weights)[:, c], expected
+        )
+
+
+def test_mean_and_loss_sum(rng):
+    losses = jnp.asarray(rng.uniform(size=(4, 6)), jnp.float32)
+    weights = jnp.asarray(rng.uniform(size=(4, 6)), jnp.float32)
+    where = jnp.asarray(rng.integers(0, 2, (4, 6)), bool)
+    a, w, k = (np.asarray(x, np.float64) for x in (losses, weights, where))
+    np.testing.assert_allclose(jaxloss.mean(losses), a.mean(), rtol=1e-6)
+    np.testing.assert_allclose(jaxloss.mean(losses, where, weights), (a * w * k).sum() / (w * k).sum(), rtol=1e-6)
+    np.testing.assert_allclose(jaxloss.mean(losses, normalizer=7), a.sum() / 7, rtol=1e-6)
+    parts = [jaxloss.LossSum.of(losses[i], where[i], weights[i]) for i in range(4)]
+    np.testing.assert_allclose(sum(parts).mean(), jaxloss.mean(losses, where, weights), rtol=1e-6)
+    whole = jaxloss.LossSum.of(losses, where, weights)
+    np.testing.assert_allclose(whole.total, sum(p.total for p in parts), rtol=1e-6)
+
+
+def test_mean_of_nothing_is_zero_with_zero_gradient():
+    def loss(x):
+        return jaxloss.mean(x + jnp.nan, where=jnp.zeros(3, bool)) + jaxloss.mean(jnp.zeros((0,)) + jnp.sum(x))
+
+    value, gradient = jax.value_and_grad(loss)(jnp.ones(3))
+    assert value == 0
+    np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
+def test_what_is_left_out_of_a_mean_may_hold_anything():
+    losses, where = jnp.array([1.0, jnp.nan, jnp.inf, 3.0]), jnp.array([True, False, False, True])
+    value, gradient = jax.value_and_grad(lambda x: jaxloss.mean(x, where, jnp.array([1.0, jnp.nan, 1.0, 3.0])))(losses)
+    np.testing.assert_allclose(value, 2.5)
+    np.testing.assert_allclose(gradient, [0.25, 0, 0, 0.75])
+
+
+def test_loss_sums_of_devices_add_up(rng):
+    losses = jnp.asarray(rng.uniform(size=(8, 3)), jnp.float32)
+    where = jnp.asarray(rng.integers(0, 2, (8, 3)), bool)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("data")
+
+    def part(x, w):
+        return jax.lax.psum(jaxloss.LossSum.of(x, w), "data").mean()
+
+    mean = jax.jit(jax.shard_map(part, mesh=mesh, in_specs=(spec, spec), out_specs=jax.sharding.PartitionSpec()))
+    np.testing.assert_allclose(mean(losses, where), jaxloss.mean(losses, where), rtol=1e-6)
+
+
+def test_balanced_class_weights_are_scikit_learns(rng):
+    labels = rng.choice(5, 300, p=[0.6, 0.2, 0.1, 0.06, 0.04])
+    expected = compute_class_weight("balanced", classes=np.arange(5), y=labels)
+    counts = jnp.bincount(jnp.asarray(labels), length=5)
+    np.testing.assert_allclose(jaxloss.balanced_class_weights(counts), expected, rtol=1e-6)
+    unseen = jaxloss.balanced_class_weights(jnp.append(counts, 0))
+    np.testing.assert_allclose(unseen, np.append(expected, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.9999, 1.0])
+def test_effective_number_weights(beta):
+    counts = np.array([5000, 300, 12, 1, 0])
+    number = np.array([n if beta == 1 else sum(beta**i for i in range(n)) for n in counts[:4]])
+    rounding = 2.0**-24 / (1 - beta) if beta < 1 else 0  # of beta itself in float32, as seen in 1 - beta
+    expected = np.append(4 / number / (1 / number).sum(), 0)
+    np.testing.assert_allclose(jaxloss.effective_number_weights(counts, beta), expected, rtol=1e-6 + rounding)
+
+
+def test_balanced_pos_weight():
+    np.testing.assert_allclose(jaxloss.balanced_pos_weight(np.array([10, 0, 5]), np.array([90, 4, 5])), [9, 0, 1])
