@@ -86,7 +86,7 @@ def softmax_row(logits: Sequence, u: Sequence, phi: Phi, parameter=None, z_loss=
 
 def sigmoid_element(logit, t, pos_weight=1, alpha=None, gamma=0, smoothing=0) -> tuple:
     """Loss and derivative of (a_t) (1 - p_t)^gamma (w t (-log p) + (1 - t) (-log(1 - p)))."""
-    z, t, gamma = mp.mpf(float(logit)), mp.mpf(float(t)), mp.mpf(gamma)
+    z, t, gamma = (x if isinstance(x, mp.mpf) else mp.mpf(float(x)) for x in (logit, t, gamma))
     t = t * (1 - mp.mpf(smoothing)) + mp.mpf(smoothing) / 2
     p, q = 1 / (1 + mp.exp(-z)), 1 / (1 + mp.exp(z))
     w = mp.mpf(pos_weight)

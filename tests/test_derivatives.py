@@ -1,0 +1,218 @@
+"""Derivatives of every order and by every option, against the oracle."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+
+import jaxloss
+from tests import cases, oracle
+
+
+def exact_row(case, logits, label, order=1, **options):
+    u = oracle.shares(label, len(logits), weights=options.get("weights"), smoothing=options.get("smoothing", 0))
+    return oracle.softmax_row(logits, u, case.phi, options.get("value", case.value), options.get("z_loss", 0), order)
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("kind", ["ids", "soft"])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2, "z_loss": 0.1}], ids=["plain", "smoothed"])
+def test_hessian_diagonal_in_closed_form(case, kind, options, rng):
+    logits, labels = cases.logits_for(case, rng), cases.labels_for(case, rng, kind)
+    loss = functools.partial(case.call, **options)
+    value, gradient, hessian = jaxloss.per_example_value_grad_hess(loss)(logits, labels)
+    smoothing, z_loss = (float(np.float32(options.get(k, 0))) for k in ("label_smoothing", "z_loss"))
+    for i in range(len(logits)):
+        exact = exact_row(case, np.asarray(logits[i]), np.asarray(labels[i]), 2, smoothing=smoothing, z_loss=z_loss)
+        np.testing.assert_allclose(value[i], float(exact[0]), rtol=1e-6)
+        np.testing.assert_allclose(gradient[i], np.array(exact[1], float), rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(hessian[i], np.array(exact[2], float), rtol=2e-5, atol=2e-6)
+
+
+@cases.sigmoid_cases
+def test_hessian_diagonal_elementwise(case, rng):
+    logits = jnp.asarray(rng.normal(size=(4, 3)) * 4, jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 2, (4, 3)))
+    hessian = jaxloss.per_example_value_grad_hess(case.call)(logits, labels)[2]
+    for z, t, h in zip(*(np.asarray(x).ravel() for x in (logits, labels, hessian)), strict=True):
+        exact = mp.diff(lambda x, t=t: oracle.sigmoid_element(x, t, **case.options)[1], mp.mpf(float(z)))
+        np.testing.assert_allclose(h, float(exact), rtol=1e-5)
+
+
+@cases.softmax_cases
+def test_hessian_diagonal_of_any_rank_axis_and_dtype(case, rng):
+    logits = jnp.asarray(rng.normal(size=(2, 5, 3)), jnp.float32)
+    ids = jnp.asarray(rng.integers(0, 5, (2, 3)))
+    where = jnp.array([[True, False, True], [True, True, True]])
+    full = jaxloss.per_example_value_grad_hess(case.call)
+    hessian = full(logits, ids, 1, where)[2]
+    flat = full(logits.transpose(0, 2, 1).reshape(6, 5), ids.reshape(6))[2].reshape(2, 3, 5).transpose(0, 2, 1)
+    np.testing.assert_allclose(hessian, jnp.where(where[:, None], flat, 0), rtol=1e-6)
+    assert full(logits.astype(jnp.bfloat16), ids, 1)[2].dtype == jnp.bfloat16
+    pairs = jnp.asarray(rng.integers(0, 6, (5,)))
+    split = full(logits, pairs, (2, 0))[2]
+    again = full(logits.transpose(1, 2, 0).reshape(5, 6), pairs)[2].reshape(5, 3, 2).transpose(2, 0, 1)
+    np.testing.assert_allclose(split, again, rtol=1e-6)
+
+
+def test_hessian_of_a_function_that_is_not_ours():
+    with pytest.raises(TypeError, match="must be a loss of jaxloss"):
+        jaxloss.per_example_value_grad_hess(lambda z, y: z)
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("kind", ["ids", "soft"])
+def test_second_order_agrees_with_float64_differences(case, kind, x64, rng):
+    """jvp of grad and the Hessian, in float64 against central differences of the oracle's gradient."""
+    logits = np.array(cases.logits_for(case, rng, rows=1)[0], np.float64)
+    label = cases.labels_for(case, rng, kind, rows=1)[0]
+    tangent = rng.normal(size=5)
+    gradient = jax.grad(case.call)
+    product = jax.jvp(lambda z: gradient(z, label), (jnp.asarray(logits),), (jnp.asarray(tangent),))[1]
+
+    def exact(z):
+        return np.array([mp.mpf(g) for g in exact_row(case, z, np.asarray(label))[1]])
+
+    step = 1e-5
+    forward, backward = exact(logits + step * tangent), exact(logits - step * tangent)
+    difference = np.array([float(d / (2 * step)) for d in forward - backward])
+    np.testing.assert_allclose(product, difference, rtol=1e-7, atol=1e-9)
+    hessian = jax.hessian(case.call)(jnp.asarray(logits), label)
+    np.testing.assert_allclose(hessian @ tangent, product, rtol=1e-10, atol=1e-12)
+    third = jax.jvp(lambda z: jax.hessian(case.call)(z, label) @ tangent, (jnp.asarray(logits),), (tangent,))[1]
+    plus, minus = (jax.hessian(case.call)(jnp.asarray(logits + s * step * tangent), label) for s in (1, -1))
+    np.testing.assert_allclose(third, (plus - minus) @ tangent / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("kind", ["ids", "soft"])
+def test_gradients_by_options(case, kind, rng):
+    """By gamma, epsilon or q, by the smoothing, by the z-loss coefficient and by the class weights."""
+    logits, labels = cases.logits_for(case, rng), cases.labels_for(case, rng, kind)
+    weights = rng.uniform(0.5, 2, 5).astype(np.float32)
+    options = {"class_weights": jnp.asarray(weights), "label_smoothing": jnp.float32(0.2), "z_loss": jnp.float32(0.3)}
+    if case.parameter:
+        options[case.parameter] = jnp.float32(case.value)
+    gradients = jax.grad(lambda options: jnp.sum(case.loss(logits, labels, **options)))(options)
+
+    def total(name, value, entry=None):
+        arguments = {"weights": [mp.mpf(float(w)) for w in weights], "smoothing": float(np.float32(0.2))}
+        arguments |= {"z_loss": float(np.float32(0.3)), "value": case.value}
+        if entry is not None:
+            arguments[name][entry] = value
+        else:
+            arguments[name] = value
+        rows = zip(np.asarray(logits), np.asarray(labels), strict=True)
+        return mp.fsum(_loss(case, row, label, **arguments) for row, label in rows)
+
+    def slope(name, value, entry=None):
+        step = mp.mpf("1e-30")
+        return float((total(name, value + step, entry) - total(name, value - step, entry)) / (2 * step))
+
+    tolerance = {"rtol": 3e-5}
+    np.testing.assert_allclose(
+        gradients["label_smoothing"], slope("smoothing", mp.mpf(float(np.float32(0.2)))), **tolerance
+    )
+    np.testing.assert_allclose(gradients["z_loss"], slope("z_loss", mp.mpf(float(np.float32(0.3)))), **tolerance)
+    each = [slope("weights", mp.mpf(float(w)), c) for c, w in enumerate(weights)]
+    np.testing.assert_allclose(gradients["class_weights"], each, **tolerance)
+    if case.parameter:
+        value = mp.mpf(float(np.float32(case.value)))
+        np.testing.assert_allclose(gradients[case.parameter], slope("value", value), **tolerance)
+
+
+def _loss(case, row, label, weights, smoothing, z_loss, value):
+    """The oracle's loss with mpmath options, so that differences of 1e-30 are seen."""
+    size = len(row)
+    t = [mp.mpf(float(x)) for x in (np.eye(size)[label] if np.ndim(label) == 0 else label)]
+    e = [mp.exp(mp.mpf(float(z))) for z in row]
+    p = [x / mp.fsum(e) for x in e]
+    u = [((1 - mp.mpf(smoothing)) * x + mp.mpf(smoothing) / size) * w for x, w in zip(t, weights, strict=True)]
+    value = None if value is None else mp.mpf(value)
+    return (
+        mp.fsum(a * case.phi(b, 1 - b, value)[0] for a, b in zip(u, p, strict=True)) + z_loss * mp.log(mp.fsum(e)) ** 2
+    )
+
+
+def test_gradient_by_q_near_cross_entropy():
+    """(1 - p^q) / q cancels for small q (-log p); its derivative by q, -s^2 / 2 at 0, must not."""
+    for logit in (8.0, 2.0, -3.0):
+        for q in (1e-3, 0.05, 0.7, 1.0):
+            z = jnp.array([logit, 0.0])
+            got = jax.grad(lambda q, z=z: jaxloss.generalized_cross_entropy(z, jnp.array(0), q=q))(q)
+            s = mp.log1p(mp.exp(-mp.mpf(logit)))
+            exact = mp.diff(lambda k, s=s: (1 - mp.exp(-k * s)) / k, mp.mpf(float(np.float32(q))))
+            np.testing.assert_allclose(got, float(exact), rtol=1e-5)
+
+
+def test_sweep_of_gamma_by_vmap(rng):
+    logits, ids = cases.logits_for(None, rng), cases.labels_for(None, rng)
+    gammas = jnp.array([0.0, 0.5, 1.0, 2.0, 5.0])
+
+    def run(gamma):
+        return jax.value_and_grad(lambda z: jnp.sum(jaxloss.softmax_focal_loss(z, ids, gamma=gamma)))(logits)
+
+    values, gradients = jax.vmap(run)(gammas)
+    for i, gamma in enumerate(np.asarray(gammas)):
+        exact = [
+            exact_row(cases.SOFTMAX[3], np.asarray(z), int(y), value=float(gamma))
+            for z, y in zip(logits, ids, strict=True)
+        ]
+        np.testing.assert_allclose(values[i], float(sum(e[0] for e in exact)), rtol=1e-5)
+        np.testing.assert_allclose(gradients[i], np.array([e[1] for e in exact], float), rtol=3e-5, atol=1e-7)
+
+
+@cases.softmax_cases
+def test_gradient_by_soft_labels(case, rng):
+    logits, labels = cases.logits_for(case, rng), cases.labels_for(case, rng, "soft")
+    gradient = jax.grad(lambda t: jnp.sum(case.call(logits, t)))(labels)
+    for i in range(len(logits)):
+        each = [float(exact_row(case, np.asarray(logits[i]), c)[0]) for c in range(5)]
+        np.testing.assert_allclose(gradient[i], each, rtol=1e-5)
+
+
+@cases.sigmoid_cases
+def test_gradient_by_labels_is_finite_at_hard_ones(case, rng):
+    """optax HEAD returns NaN there."""
+    logits = jnp.asarray(rng.normal(size=20) * 5, jnp.float32)
+    for t in (0.0, 1.0, 0.3):
+        labels = jnp.full(20, t)
+        gradient = jax.grad(lambda t: jnp.sum(case.call(logits, t)))(labels)
+        step = mp.mpf("1e-30")
+        for z, got in zip(np.asarray(logits), np.asarray(gradient), strict=True):
+            high, low = (_element(z, mp.mpf(t) + s * step, **case.options) for s in (1, -1))
+            np.testing.assert_allclose(got, float((high - low) / (2 * step)), rtol=3e-5)
+
+
+def _element(z, t, pos_weight=1, alpha=None, gamma=0):
+    p, q = 1 / (1 + mp.exp(-mp.mpf(float(z)))), 1 / (1 + mp.exp(mp.mpf(float(z))))
+    a = 1 if alpha is None else mp.mpf(float(np.float32(alpha))) * (2 * t - 1) + 1 - t
+    return a * (t * q + (1 - t) * p) ** mp.mpf(gamma) * (-pos_weight * t * mp.log(p) - (1 - t) * mp.log(q))
+
+
+def test_statistics_build_the_losses(rng):
+    logits, ids = cases.logits_for(None, rng), cases.labels_for(None, rng)
+
+    def focal(z):
+        row = jaxloss.softmax_statistics(z, ids)
+        return jnp.sum(jnp.exp(-2 * row.negative_log_complement) * row.negative_log_probability)
+
+    expected = jax.value_and_grad(lambda z: jnp.sum(jaxloss.softmax_focal_loss(z, ids)))(logits)
+    for got, wanted in zip(jax.value_and_grad(focal)(logits), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    for labels in (ids, jax.nn.one_hot(ids, 5)):
+        row = jaxloss.softmax_statistics(logits, labels)
+        z = np.asarray(logits, np.float64)
+        p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+        py = p[np.arange(6), np.asarray(ids)]
+        expected = (np.log(py / (1 - py)), -np.log(py), -np.log1p(-py), py, 1 - py, np.log(np.exp(z).sum(1)))
+        for got, wanted in zip(row, (*expected, -(p * np.log(p)).sum(1)), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=2e-6)
+    entropy_gradient = jax.grad(lambda z: jnp.sum(jaxloss.softmax_statistics(z, ids).entropy))(logits)
+    entropy = -(p * np.log(p)).sum(1, keepdims=True)
+    np.testing.assert_allclose(entropy_gradient, -p * (np.log(p) + entropy), rtol=1e-4, atol=1e-6)
+    lse_gradient = jax.grad(lambda z: jnp.sum(jaxloss.softmax_statistics(z, ids).logsumexp))(logits)
+    np.testing.assert_allclose(lse_gradient, p, rtol=1e-5)

@@ -1,0 +1,196 @@
+"""Meshes: automatic, explicit, and classes sharded inside shard_map; 8 host devices, against one."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxloss
+from tests import cases
+
+ROWS, SIZE = 8, 12
+
+
+def mesh(kind: AxisType) -> jax.sharding.Mesh:
+    return jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
+
+
+def batch(rng, kind: str, size: int = SIZE):
+    logits = jnp.asarray(rng.normal(size=(ROWS, size)) * 3, jnp.float32)
+    if kind == "ids":
+        return logits, jnp.asarray(rng.integers(0, size, ROWS), jnp.int32)
+    return logits, jnp.asarray(rng.dirichlet(np.ones(size), ROWS), jnp.float32)
+
+
+def close(got, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=64 * 2.0**-23, atol=2.0**-22), got, expected)
+
+
+OPTIONS = {
+    "plain": {},
+    "all": {"class_weights": np.linspace(0.5, 2, SIZE).astype(np.float32), "label_smoothing": 0.1, "z_loss": 0.01},
+}
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("labels", ["ids", "soft"])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_logits_sharded_over_both_axes(case, labels, options, kind, rng):
+    """optax's loss for integer labels raises ShardingTypeError on the explicit mesh."""
+    logits, given = batch(rng, labels)
+    run = jaxloss.per_example_value_and_grad(case.call)
+    expected = run(logits, given, **OPTIONS[options])
+    devices = mesh(kind)
+    logits = jax.device_put(logits, NamedSharding(devices, P("data", "model")))
+    given = jax.device_put(given, NamedSharding(devices, P("data") if labels == "ids" else P("data", "model")))
+    program = jax.jit(lambda z, t: run(z, t, **OPTIONS[options]))
+    close(program(logits, given), expected)
+    assert not gathers(program.lower(logits, given).compile().as_text())
+    tangent = jax.jvp(lambda z: jnp.sum(case.call(z, given)), (logits,), (logits,))[1]
+    close(tangent, jnp.sum(run(logits, given)[1] * logits))
+
+
+def gathers(text: str) -> list[str]:
+    """Collectives that bring together more than a row's statistics."""
+    found = re.findall(r"= (\S+) (all-gather|all-to-all|collective-permute)\S*\(", text)
+    return [
+        shape for shape, _ in found if np.prod([int(n) for n in re.findall(r"\d+", shape.split("{")[0])[1:]]) > ROWS
+    ]
+
+
+@pytest.mark.parametrize("labels", ["ids", "soft"])
+@pytest.mark.usefixtures("standard_promotion")
+def test_train_step_on_an_explicit_mesh(labels, rng):
+    x = jnp.asarray(rng.normal(size=(ROWS, 6)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(6, SIZE)), jnp.float32)
+    _, given = batch(rng, labels)
+    optimizer = optax.adamw(0.1)
+
+    def step(w, state, x, given):
+        def loss(w):
+            logits = jnp.dot(x, w)
+            return jaxloss.mean(jaxloss.softmax_focal_loss(logits, given, label_smoothing=0.1, z_loss=1e-3))
+
+        value, gradient = jax.value_and_grad(loss)(w)
+        updates, state = optimizer.update(gradient, state, w)
+        return optax.apply_updates(w, updates), state, value
+
+    expected = step(w, optimizer.init(w), x, given)
+    devices = mesh(AxisType.Explicit)
+    with jax.set_mesh(devices):
+        sharded = jax.device_put(w, NamedSharding(devices, P(None, "model")))
+        x = jax.device_put(x, NamedSharding(devices, P("data", None)))
+        given = jax.device_put(given, NamedSharding(devices, P("data") if labels == "ids" else P("data", "model")))
+        state = optimizer.init(sharded)
+        program = jax.jit(step)
+        got = program(sharded, state, x, given)
+        assert not gathers(program.lower(sharded, state, x, given).compile().as_text())
+    close(got[0], expected[0])
+    close(got[2], expected[2])
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("labels", ["ids", "soft"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_classes_sharded_inside_shard_map(case, labels, options, rng):
+    """Megatron#737: smoothing counts all classes, not those of a shard; ids are global."""
+    logits, given = batch(rng, labels)
+    logits = logits.at[:, 3].set(-jnp.inf)
+    given = jnp.where(given == 3, 4, given) if labels == "ids" else given.at[:, 3].set(0)
+    options = OPTIONS[options]
+    expected = jaxloss.per_example_value_and_grad(case.call)(logits, given, **options)
+    weights = options.get("class_weights", np.ones(SIZE, np.float32))
+    rest = {key: value for key, value in options.items() if key != "class_weights"}
+
+    def shard(z, t, w):
+        return case.call(z, t, axis_name="model", class_weights=w, **rest)
+
+    by_label = P("data") if labels == "ids" else P("data", "model")
+    sharded = jax.shard_map(
+        shard, mesh=mesh(AxisType.Auto), in_specs=(P("data", "model"), by_label, P("model")), out_specs=P("data")
+    )
+    weights = jnp.asarray(weights)
+    run = jax.jit(jaxloss.per_example_value_and_grad(lambda z, t: sharded(z, t, weights)))
+    close(run(logits, given), expected)
+    text = run.lower(logits, given).compile().as_text()
+    assert not gathers(text)
+    tangent = jnp.asarray(rng.normal(size=logits.shape), jnp.float32)
+    forward = jax.jit(lambda z: jax.jvp(lambda z: jnp.sum(sharded(z, given, weights)), (z,), (tangent,))[1])(logits)
+    close(forward, jnp.sum(expected[1] * tangent))
+
+    def inner(z, t, w):
+        return jax.grad(lambda z: jnp.sum(shard(z, t, w)))(z)
+
+    inside = jax.shard_map(
+        inner,
+        mesh=mesh(AxisType.Auto),
+        in_specs=(P("data", "model"), by_label, P("model")),
+        out_specs=P("data", "model"),
+    )
+    close(jax.jit(inside)(logits, given, weights), expected[1])
+
+
+def test_second_order_with_sharded_classes(rng):
+    logits, ids = batch(rng, "ids")
+
+    def sharded(z):
+        loss = jax.shard_map(
+            lambda z, y: jaxloss.softmax_focal_loss(z, y, axis_name="model"),
+            mesh=mesh(AxisType.Auto),
+            in_specs=(P("data", "model"), P("data")),
+            out_specs=P("data"),
+        )
+        return jnp.sum(loss(z, ids))
+
+    def product(f):
+        return jax.jit(lambda z: jax.jvp(jax.grad(f), (z,), (jnp.cos(z),))[1])(logits)
+
+    close(product(sharded), product(lambda z: jnp.sum(jaxloss.softmax_focal_loss(z, ids))))
+
+
+def test_labels_outside_with_sharded_classes(rng):
+    logits, _ = batch(rng, "ids")
+    ids = jnp.array([-1, 0, SIZE, SIZE - 1, 3, -100, 5, 2**31 - 1])
+    sharded = jax.shard_map(
+        lambda z, y: jaxloss.softmax_cross_entropy(z, y, axis_name="model"),
+        mesh=mesh(AxisType.Auto),
+        in_specs=(P("data", "model"), P("data")),
+        out_specs=P("data"),
+    )
+    value, gradient = jax.jit(jaxloss.per_example_value_and_grad(sharded))(logits, ids)
+    expected = jaxloss.per_example_value_and_grad(jaxloss.softmax_cross_entropy)(logits, ids)
+    close((value, gradient), expected)
+    np.testing.assert_array_equal(np.isnan(value), [True, False, True, False, False, True, False, True])
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@cases.sigmoid_cases
+def test_sigmoid_losses_on_meshes(case, kind, rng):
+    logits, labels = batch(rng, "soft")
+    run = jaxloss.per_example_value_and_grad(case.call)
+    expected = run(logits, labels, class_weights=jnp.arange(1.0, SIZE + 1))
+    placed = [jax.device_put(x, NamedSharding(mesh(kind), P("data", "model"))) for x in (logits, labels)]
+    close(jax.jit(lambda z, t: run(z, t, class_weights=jnp.arange(1.0, SIZE + 1)))(*placed), expected)
+    ids = jax.device_put(jnp.arange(ROWS), NamedSharding(mesh(kind), P("data")))
+    close(jax.jit(run)(placed[0], ids), run(logits, jnp.arange(ROWS)))
+
+
+def test_divergence_with_sharded_classes(rng):
+    logits, other = batch(rng, "ids")[0], batch(rng, "ids")[0]
+    spec = P("data", "model")
+    sharded = jax.shard_map(
+        lambda z, u: jaxloss.softmax_kl_divergence(z, u, axis_name="model", temperature=2.0),
+        mesh=mesh(AxisType.Auto),
+        in_specs=(spec, spec),
+        out_specs=P("data"),
+    )
+    expected = jaxloss.softmax_kl_divergence(logits, other, temperature=2.0)
+    close(jax.jit(sharded)(logits, other), expected)
+    explicit = [jax.device_put(x, NamedSharding(mesh(AxisType.Explicit), spec)) for x in (logits, other)]
+    close(jax.jit(lambda z, u: jaxloss.softmax_kl_divergence(z, u, temperature=2.0))(*explicit), expected)

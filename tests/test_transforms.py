@@ -1,0 +1,172 @@
+"""Promise 9 on one device: the same numbers under every transformation, one trace, nothing forbidden in the program."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxloss
+from tests import cases, jaxprs
+
+FORBIDDEN = {"scatter", "scatter-add", "scatter_add", "pure_callback", "io_callback", "debug_callback", "infeed"}
+
+
+def arguments(case, rng, kind="ids"):
+    return cases.logits_for(case, rng), cases.labels_for(case, rng, kind)
+
+
+def close(got, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=64 * 2.0**-23, atol=2.0**-22), got, expected)
+
+
+@cases.all_cases
+def test_the_same_numbers_under_every_transformation(case, rng):
+    logits, labels = arguments(case, rng)
+
+    def total(z, t):
+        return jnp.sum(case.call(z, t))
+
+    value, gradient = jaxloss.per_example_value_and_grad(case.call)(logits, labels)
+    close(jax.jit(case.call)(logits, labels), value)
+    close(jax.grad(total)(logits, labels), gradient)
+    close(jax.jit(jax.grad(total))(logits, labels), gradient)
+    close(jax.vmap(case.call)(logits, labels), value)
+    close(jax.vmap(jax.grad(total))(logits, labels), gradient)
+    close(jax.grad(jax.checkpoint(total))(logits, labels), gradient)
+    close(jax.lax.scan(lambda c, x: (c, jax.value_and_grad(total)(*x)[1]), 0, (logits, labels))[1], gradient)
+    close(jax.lax.map(lambda x: case.call(*x), (logits, labels)), value)
+    tangent = jnp.asarray(rng.normal(size=logits.shape), jnp.float32)
+    forward = jax.jvp(lambda z: total(z, labels), (logits,), (tangent,))[1]
+    close(forward, jnp.sum(gradient * tangent))
+    linear = jax.linearize(lambda z: case.call(z, labels), logits)[1](tangent)
+    close(jnp.sum(linear), forward)
+    # An arbitrary cotangent per loss (Liger#968).
+    cotangent = jnp.asarray(rng.normal(size=value.shape), jnp.float32)
+    pulled = jax.vjp(lambda z: case.call(z, labels), logits)[1](cotangent)[0]
+    close(pulled, gradient * cotangent.reshape(cotangent.shape + (1,) * (logits.ndim - value.ndim)))
+
+
+class Variants(chex.TestCase):
+    """chex's variants: with and without jit."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
+    def test_with_and_without_jit(self):
+        logits, ids = jnp.array([[1.0, -2.0, 0.5]]), np.array([2])
+        for case in cases.SOFTMAX:
+            np.testing.assert_allclose(self.variant(case.call)(logits, ids), case.call(logits, ids), rtol=1e-6)
+
+
+@cases.all_cases
+def test_without_jit_at_all(case, rng):
+    logits, labels = arguments(case, rng)
+    expected = jaxloss.per_example_value_and_grad(case.call)(logits, labels)
+    with jax.disable_jit():
+        close(jaxloss.per_example_value_and_grad(case.call)(logits, labels), expected)
+
+
+@cases.all_cases
+def test_one_trace_for_all_numbers(case, rng):
+    logits, labels = arguments(case, rng)
+
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=1)
+    def step(z, t, smoothing):
+        return jax.grad(lambda z: jnp.sum(case.call(z, t, label_smoothing=smoothing)))(z)
+
+    step = jax.jit(step)
+    for smoothing in (0.0, 0.1, 0.2):
+        step(logits + smoothing, labels, smoothing)
+
+
+def test_eager_calls_with_other_numbers_share_a_program(rng):
+    logits, ids = arguments(None, rng)
+    jaxloss.softmax_focal_loss(logits, ids, gamma=1.25)
+    compilations = []
+
+    def record(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            compilations.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(record)
+    try:
+        for gamma in (1.5, 1.75, 2.5):
+            jaxloss.softmax_focal_loss(logits, ids, gamma=gamma)
+        assert not compilations
+        jaxloss.softmax_focal_loss(logits[:-1], ids[:-1])
+        assert compilations
+    finally:
+        jax.monitoring.unregister_event_duration_listener(record)
+
+
+@cases.all_cases
+@pytest.mark.parametrize("kind", ["ids", "soft"])
+def test_nothing_forbidden_in_the_program(case, kind, rng):
+    logits, labels = arguments(case, rng, kind)
+    options = {"label_smoothing": jnp.float32(0.1), "class_weights": jnp.ones(5)}
+    program = jax.make_jaxpr(jax.value_and_grad(lambda z, options: jnp.sum(case.call(z, labels, **options)), (0, 1)))(
+        logits, options
+    )
+    names = {equation.primitive.name for equation in jaxprs.equations(program)}
+    assert not names & FORBIDDEN, names & FORBIDDEN
+    compiled = jax.jit(jax.grad(lambda z: jnp.sum(case.call(z, labels)))).lower(logits).compile().as_text()
+    for word in ("scatter", "custom-call", "f64["):
+        assert word not in compiled, word
+
+
+def separable(rng):
+    x = jnp.asarray(rng.normal(size=(128, 4)), jnp.float32)
+    y = jnp.argmax(x @ jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), -1)
+    return x, y
+
+
+OPTIMIZERS = {
+    "adamw": optax.adamw(0.1),
+    "multi_steps": optax.MultiSteps(optax.adamw(0.1), every_k_schedule=2),
+    "sam": optax.contrib.sam(optax.sgd(0.5), optax.chain(optax.contrib.normalize(), optax.sgd(0.05)), sync_period=2),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.usefixtures("standard_promotion")
+def test_trains_with_optax(name, rng):
+    x, y = separable(rng)
+    optimizer = OPTIMIZERS[name]
+
+    def loss(w):
+        return jaxloss.mean(jaxloss.softmax_focal_loss(x @ w, y, gamma=1.0))
+
+    @jax.jit
+    def step(w, state):
+        updates, state = optimizer.update(jax.grad(loss)(w), state, w)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.zeros((4, 3))
+    state = optimizer.init(w)
+    for _ in range(80):
+        w, state = step(w, state)
+    assert loss(w) < 0.3 * loss(jnp.zeros((4, 3)))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_trains_with_lbfgs(rng):
+    x, y = separable(rng)
+    optimizer = optax.lbfgs()
+
+    def loss(w):
+        return jaxloss.mean(jaxloss.softmax_cross_entropy(x @ w, y)) + 1e-3 * jnp.sum(w * w)
+
+    @jax.jit
+    def step(w, state):
+        value, gradient = optax.value_and_grad_from_state(loss)(w, state=state)
+        updates, state = optimizer.update(gradient, state, w, value=value, grad=gradient, value_fn=loss)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.zeros((4, 3))
+    state = optimizer.init(w)
+    for _ in range(40):
+        w, state = step(w, state)
+    # The rounding of sums over 128 rows, not of the loss, bounds how near to 0 the gradient comes.
+    np.testing.assert_allclose(jax.grad(loss)(w), np.zeros((4, 3)), atol=2e-5)
