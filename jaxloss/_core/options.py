@@ -24,24 +24,25 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Option(NamedTuple):
-    """Domain of a numeric option, and the Python number that switches it off."""
+    """Domain of a numeric option, the Python number that switches it off, and whether classes may have one each."""
 
     low: float
     high: float
     off: float | None = None
+    per_class: bool = False
 
 
 TINY = float(np.finfo(np.float32).tiny)
 OPTIONS = {
-    "alpha": Option(0, 1),
+    "alpha": Option(0, 1, per_class=True),
     "beta": Option(0, 1),
-    "class_weights": Option(0, np.inf),
-    "epsilon": Option(-np.inf, np.inf, off=0),
-    "gamma": Option(0, np.inf, off=0),
+    "class_weights": Option(0, np.inf, per_class=True),
+    "epsilon": Option(-np.inf, np.inf, off=0, per_class=True),
+    "gamma": Option(0, np.inf, off=0, per_class=True),
     "label_smoothing": Option(0, 1, off=0),
     "normalizer": Option(0, np.inf),
-    "pos_weight": Option(0, np.inf, off=1),
-    "q": Option(0, 1, off=0),
+    "pos_weight": Option(0, np.inf, off=1, per_class=True),
+    "q": Option(0, 1, off=0, per_class=True),
     "temperature": Option(TINY, np.inf, off=1),
     "z_loss": Option(0, np.inf, off=0),
 }
@@ -111,9 +112,8 @@ def _static_axis(name: str, axis: Any) -> int | tuple[int, ...] | None:
     try:
         return tuple(map(operator.index, axis)) if isinstance(axis, tuple | list) else operator.index(axis)
     except TypeError:
-        raise TypeError(
-            f"{name}: `axis` must be an int or a tuple of ints; got {axis!r}. Options such as gamma go by keyword."
-        ) from None
+        expected = "an int or a tuple of ints (options such as gamma go by keyword)"
+        raise TypeError(f"{name}: `axis` must be {expected}; got {axis!r}.") from None
 
 
 def describe(x: jax.Array) -> str:
@@ -131,10 +131,10 @@ def number(name: str, key: str, given: ArrayLike, size: int | None, dtype) -> ja
     value = jnp.asarray(given)
     if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
         raise TypeError(f"{name}: `{key}` must hold numbers; got {describe(value)}.")
-    if value.ndim and value.shape != (size,):
-        each = f"one entry for each of the {size} classes" if size is not None else "a scalar"
-        raise ValueError(f"{name}: `{key}` must have {each}; got {describe(value)}.")
-    value = value.astype(dtype)
     option = OPTIONS[key]
+    if value.ndim and not (option.per_class and value.shape == (size,)):
+        classes = f" or have one entry for each of the {size} classes" if option.per_class and size is not None else ""
+        raise ValueError(f"{name}: `{key}` must be a scalar{classes}; got {describe(value)}.")
+    value = value.astype(dtype)
     check_domain(name, key, value, (value >= option.low) & (value <= option.high), _domain(option))
     return value

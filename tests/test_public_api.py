@@ -1,0 +1,98 @@
+"""The surface: names, signatures, docstrings, dependencies."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxloss
+
+ROOT = Path(__file__).parent.parent
+FUNCTIONS = [name for name in jaxloss.__all__ if inspect.isfunction(getattr(jaxloss, name))]
+SHARED = re.compile(r"^      (\w+): ((?:.+\n)(?:        .+\n)*)", re.MULTILINE)
+functions = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+def test_all_is_sorted_and_complete():
+    assert jaxloss.__all__ == sorted(jaxloss.__all__)
+    public = {name for name in vars(jaxloss) if not name.startswith("_")}
+    modules = {name for name in public if inspect.ismodule(getattr(jaxloss, name))}
+    assert public - modules == set(jaxloss.__all__) - modules
+
+
+@functions
+def test_everything_after_the_four_is_keyword_only(name):
+    parameters = list(inspect.signature(getattr(jaxloss, name)).parameters.values())
+    positional = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    assert len(positional) <= 4
+    if positional[0] == "logits":
+        assert positional[2:] == ["axis", "where"]
+
+
+@functions
+def test_docstrings_have_every_part(name):
+    doc = inspect.getdoc(getattr(jaxloss, name)) or ""
+    assert doc.splitlines()[0].endswith(".")
+    for part in ("Args:", "Example:", ">>> "):
+        assert part in doc, part
+    if not name.startswith("per_example"):
+        for part in ("Returns:", "Raises:", "Identities:"):
+            assert part in doc, part
+    if "logits" in inspect.signature(getattr(jaxloss, name)).parameters:
+        assert "Reference:" in doc
+    for parameter in inspect.signature(getattr(jaxloss, name)).parameters:
+        assert re.search(rf"^  {parameter}: ", doc, re.MULTILINE), parameter
+
+
+@pytest.mark.parametrize("family", ["softmax", "sigmoid"])
+def test_shared_arguments_are_described_in_the_same_words(family):
+    words: dict[str, set[str]] = {}
+    for name in FUNCTIONS:
+        function = getattr(jaxloss, name)
+        if function.__module__ not in (f"jaxloss.{family}", "jaxloss.divergence", "jaxloss.statistics"):
+            continue
+        for argument, text in SHARED.findall(function.__doc__):
+            words.setdefault(argument, set()).add(text)
+    if family == "sigmoid":
+        words = {k: v for k, v in words.items() if k in ("pos_weight", "alpha", "label_smoothing")}
+    for argument in ("logits", "labels", "axis", "where", "axis_name", "class_weights", "label_smoothing", "z_loss"):
+        assert len(words.get(argument, {""})) == 1, words[argument]
+
+
+@functions
+def test_names_appear_in_the_readme_and_the_reference(name):
+    assert f"`{name}`" in (ROOT / "docs" / "reference.md").read_text()
+
+
+def test_run_time_needs_jax_alone():
+    """Nothing but jax, its own dependencies and the standard library is imported."""
+    allowed = {"jax", "numpy", "jaxloss", *sys.stdlib_module_names}
+    for path in (ROOT / "jaxloss").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert {n.split(".")[0] for n in names} <= allowed, (path, names)
+
+
+def test_import_initializes_no_backend():
+    code = (
+        "import jax, jaxloss; from jax._src import xla_bridge; "
+        "assert not xla_bridge.backends_are_initialized(), 'a backend was initialized'"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
+
+
+def test_modules_stay_short():
+    for path in (ROOT / "jaxloss").rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 300, path
+
+
+def test_package_is_typed():
+    assert (ROOT / "jaxloss" / "py.typed").exists()
