@@ -2,10 +2,12 @@
 
 One jitted step computes logits = x @ w ([R, 8] @ [8, C]), the loss with its gradient by the logits, and contracts that
 gradient back to [8, C], so that nothing of the size of the logits enters or leaves the program and no page fault of a
-fresh output is timed. The floor is the same step with exp in place of the loss. Providers must agree before any is timed.
+fresh output is timed. The floor is the same step with exp in place of the loss. Providers must agree before any is
+timed.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +69,7 @@ def run(quick: bool) -> Iterator[dict]:
         for name, program in compiled.items():
             if "focal" not in name:
                 np.testing.assert_allclose(program(x, w, ids)[0], expected, rtol=2e-2 if dtype == "bfloat16" else 1e-5)
-        programs = {name: lambda p=program: p(x, w, ids) for name, program in {FLOOR: floor, **compiled}.items()}
+        programs = {name: partial(program, x, w, ids) for name, program in {FLOOR: floor, **compiled}.items()}
         samples = interleaved(programs, seconds=2 if quick else 15)
         base = np.median(samples[FLOOR])
         for name, times in samples.items():

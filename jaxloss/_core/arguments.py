@@ -30,30 +30,28 @@ def check_floating(name: str, argument: str, x: jax.Array) -> None:
 
 
 class Rows(NamedTuple):
-    """Checked arguments of a loss over rows of classes, ready for arithmetic (every array keeps the class axis)."""
+    """Checked arguments of a loss over rows of classes, ready for arithmetic."""
 
     name: str
     classes: ClassAxis
     logits: jax.Array  # computed dtype, -inf at classes left out, 0 in rows left out
-    ids: jax.Array | None  # int32, size 1 along the classes
+    ids: jax.Array | None  # int32 of each row
     targets: jax.Array | None  # like logits
-    keep: jax.Array | None  # rows, size 1 along the classes
+    keep: jax.Array | None  # of each row
     axes: tuple[int, ...]  # the class axes of the argument
 
     def restore(self, values: jax.Array, like: jax.Array) -> jax.Array:
-        """Values of every class in the shape and dtype of the argument `like`."""
+        """Values of every class in the shape and dtype of the argument `like`, zero in rows left out."""
         if self.keep is not None:
-            values = jnp.where(self.keep, values, 0)
+            values = jnp.where(self.classes.spread(self.keep), values, 0)
         if len(self.axes) > 1:
             split = (*values.shape[: self.classes.axis], *(like.shape[i] for i in self.axes))
             values = jnp.moveaxis(values.reshape(split), range(-len(self.axes), 0), self.axes)
         return values.astype(like.dtype)
 
     def finish(self, losses: jax.Array) -> jax.Array:
-        """Zero for rows left out; the class axis dropped."""
-        if self.keep is not None:
-            losses = jnp.where(self.keep, losses, 0)
-        return jnp.squeeze(losses, self.classes.axis)
+        """Zero for rows left out."""
+        return losses if self.keep is None else jnp.where(self.keep, losses, 0)
 
     def parameter(self, key: str, given: ArrayLike | None) -> jax.Array | None:
         """A numeric option, a vector over the classes being shaped to broadcast against the logits."""
@@ -105,16 +103,16 @@ def softmax_rows(name, logits, labels, axis, where, axis_name=None) -> Rows:
     classes = ClassAxis(position, axis_name)
 
     def arrange(x: jax.Array) -> jax.Array:
-        """One class axis, at `position`; rows of one value get one of size 1."""
-        if x.ndim == len(batch):
-            return jnp.expand_dims(x, position)
-        return x if len(axes) == 1 else jnp.moveaxis(x, axes, range(-len(axes), 0)).reshape(*batch, size)
+        """One class axis, at `position`."""
+        if len(axes) == 1 or x.ndim == len(batch):
+            return x
+        return jnp.moveaxis(x, axes, range(-len(axes), 0)).reshape(*batch, size)
 
     logits = arrange(logits).astype(compute_dtype(logits))
     keep = None
     if where is not None and where.ndim == len(batch):
-        keep = arrange(where)
-        logits = jnp.where(keep, logits, 0)
+        keep = where
+        logits = jnp.where(classes.spread(keep), logits, 0)
     elif where is not None:
         logits = jnp.where(arrange(where), logits, -jnp.inf)
     if labels is None:
@@ -122,7 +120,7 @@ def softmax_rows(name, logits, labels, axis, where, axis_name=None) -> Rows:
     is_ids = labels.ndim == len(batch)
     labels = arrange(labels)
     if keep is not None:
-        labels = jnp.where(keep, labels, jnp.zeros((), labels.dtype))
+        labels = jnp.where(keep if is_ids else classes.spread(keep), labels, jnp.zeros((), labels.dtype))
     if is_ids:
         return Rows(name, classes, logits, class_ids(name, labels, classes.size(logits)), None, keep, axes)
     targets = labels.astype(logits.dtype)
@@ -205,9 +203,9 @@ def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> El
     logits = logits.astype(compute_dtype(logits))
     if is_ids:
         kept = labels if where is None or where.shape != batch else jnp.where(where, labels, jnp.zeros_like(labels))
-        ids = jnp.expand_dims(class_ids(name, kept, logits.shape[position or 0]), position or 0)
-        mask = ClassAxis(position or 0).is_label(logits, ids)
-        labels = jnp.where(ids < 0, jnp.nan, mask.astype(logits.dtype))
+        classes = ClassAxis(position or 0)
+        ids = class_ids(name, kept, classes.size(logits))
+        labels = jnp.where(classes.spread(ids < 0), jnp.nan, classes.is_label(logits, ids).astype(logits.dtype))
     if keep is not None:
         logits, labels = jnp.where(keep, logits, 0), jnp.where(keep, labels, jnp.zeros((), labels.dtype))
     targets = labels.astype(logits.dtype)

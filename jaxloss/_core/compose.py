@@ -56,7 +56,7 @@ def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where,
     coefficients = rows.targets
     if smoothing is not None:
         exists = (logits > -jnp.inf).astype(logits.dtype)
-        uniform = smoothing / jnp.maximum(classes.sum(exists), 1) * exists
+        uniform = classes.spread(smoothing / jnp.maximum(classes.sum(exists), 1)) * exists
         coefficients = uniform if coefficients is None else (1 - smoothing) * coefficients + uniform
     if coefficients is not None and weights is not None:
         coefficients = coefficients * weights

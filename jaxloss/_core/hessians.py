@@ -28,9 +28,9 @@ def _slope_and_curvature(scalar: Scalar, part: Part) -> tuple[jax.Array, jax.Arr
     return jax.jvp(slope, (log_odds,), (jnp.ones_like(log_odds),))
 
 
-def _at_label(scalar: Scalar, part: Part, others: jax.Array, is_label: jax.Array) -> jax.Array:
+def _at_label(scalar: Scalar, part: Part, classes: ClassAxis, others: jax.Array, is_label: jax.Array) -> jax.Array:
     """By phi'' (dl/dz_j)^2 + phi' d2l/dz_j^2: (1, 0) at the label, (-q_j, -q_j (1 - q_j)) at the other classes."""
-    slope, curvature = _slope_and_curvature(scalar, part)
+    slope, curvature = map(classes.spread, _slope_and_curvature(scalar, part))
     return jnp.where(is_label, curvature, curvature * others * others - slope * others * (1 - others))
 
 
@@ -43,7 +43,7 @@ def _at_classes(scalar: Scalar, part: Part, classes: ClassAxis) -> jax.Array:
         return jnp.where(q == 0, 0, x / jnp.where(q == 0, 1, q))
 
     def of_others(x):
-        return classes.sum(x) - x
+        return classes.spread(classes.sum(x)) - x
 
     through_p = -p * q * of_others(over_q(slope))
     through_b = p * (p * of_others(over_q(over_q(curvature + p * slope))))
@@ -61,14 +61,15 @@ def softmax_hessian(scalar: Scalar) -> Callable[[Callable], Callable]:
             rows = terms.rows
             if terms.at_label is not None and terms.label is not None and rows.ids is not None:
                 is_label = rows.classes.is_label(rows.logits, rows.ids)
-                diagonals.append(_at_label(scalar, terms.at_label, terms.label.others, is_label))
+                diagonals.append(_at_label(scalar, terms.at_label, rows.classes, terms.label.others, is_label))
             if terms.at_classes is not None:
                 diagonals.append(_at_classes(scalar, terms.at_classes, rows.classes))
             coefficient = rows.parameter("z_loss", z_loss)
             if coefficient is not None:
                 every = class_odds(rows.classes, rows.logits)
                 p, q = every.odds.p, every.odds.q
-                diagonals.append(2 * coefficient * (p * p + every.logsumexp * p * q))
+                logsumexp = rows.classes.spread(every.logsumexp)
+                diagonals.append(2 * coefficient * (p * p + logsumexp * p * q))
             return rows.restore(sum(diagonals[1:], diagonals[0]), logits)
 
         return hessian
