@@ -2,8 +2,10 @@
 
 from jaxloss.derivatives import per_example_value_and_grad, per_example_value_grad_hess
 from jaxloss.divergence import softmax_kl_divergence
+from jaxloss.margin import huber_loss, modified_huber_loss, squared_hinge_loss
+from jaxloss.probability import binary_cross_entropy, cross_entropy, negative_log_likelihood
 from jaxloss.reduction import LossSum, mean
-from jaxloss.sigmoid import sigmoid_binary_cross_entropy, sigmoid_focal_loss
+from jaxloss.sigmoid import asymmetric_loss, sigmoid_binary_cross_entropy, sigmoid_focal_loss
 from jaxloss.softmax import (
     generalized_cross_entropy,
     poly_loss_cross_entropy,
@@ -19,11 +21,17 @@ __version__ = "0.1.0"
 __all__ = [
     "LossSum",
     "SoftmaxStatistics",
+    "asymmetric_loss",
     "balanced_class_weights",
     "balanced_pos_weight",
+    "binary_cross_entropy",
+    "cross_entropy",
     "effective_number_weights",
     "generalized_cross_entropy",
+    "huber_loss",
     "mean",
+    "modified_huber_loss",
+    "negative_log_likelihood",
     "per_example_value_and_grad",
     "per_example_value_grad_hess",
     "poly_loss_cross_entropy",
@@ -34,4 +42,5 @@ __all__ = [
     "softmax_focal_loss",
     "softmax_kl_divergence",
     "softmax_statistics",
+    "squared_hinge_loss",
 ]

@@ -57,8 +57,8 @@ def per_example_value_grad_hess(
       >>> focal = functools.partial(jaxloss.softmax_focal_loss, gamma=2.0)
       >>> focal_with_derivatives = jaxloss.per_example_value_grad_hess(focal)
       >>> _, gradient, hessian = focal_with_derivatives(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([2]))
-      >>> print(gradient, hessian)
-      [[ 0.0264337  0.0718541 -0.0982878]] [[0.0327268 0.1183542 0.1852938]]
+      >>> print(gradient[0, 2], hessian[0, 2])
+      -0.098288 0.185294
     """
     function, options = loss, {}
     while isinstance(function, functools.partial) and not function.args:

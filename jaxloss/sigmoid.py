@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import sigmoid_elements
-from jaxloss._core.compose import sigmoid_loss
+from jaxloss._core.compose import elementwise_loss, infinite_where, sigmoid_loss
 from jaxloss._core.hessians import elementwise_hessian
-from jaxloss._core.log_odds import log_miss, odds
+from jaxloss._core.log_odds import focal, log_miss, minus_log1m, odds
 from jaxloss._core.options import public
 
 
@@ -127,3 +127,75 @@ def sigmoid_focal_loss(
         return losses if share is None else losses * (share * t + (1 - share) * (1 - t))
 
     return sigmoid_loss(elements, values, (class_weights, label_smoothing))
+
+
+@public(elementwise_hessian)
+def asymmetric_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    *,
+    gamma_positive: ArrayLike = 0.0,
+    gamma_negative: ArrayLike = 4.0,
+    clip: ArrayLike = 0.05,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+) -> jax.Array:
+    """Asymmetric loss of each logit, for multi-label targets with few positives: easy negatives fade and are dropped.
+
+    With p_m = max(p - clip, 0): loss = t (1 - p)^gamma_positive (-log p) + (1 - t) p_m^gamma_negative (-log(1 - p_m)).
+    Gradient for t = 1: -(1 - p)^gamma_positive ((1 - p) + gamma_positive p (-log p)); for t = 0 and p > clip, with n =
+    gamma_negative: p (1 - p) p_m^n (n (-log(1 - p_m)) / p_m + 1 / (1 - p_m)).
+
+    Args:
+      logits: float array [*batch] or [*batch, C], log-odds of a positive.
+      labels: array of the shape of `logits`, any dtype, entries in [0, 1]; or integer ids [*batch] in [0, C), each one
+        positive among C.
+      axis: the class axis of `logits`, for ids and for options given per class.
+      where: boolean of the shape of `logits`, elements to keep, or [*batch], rows to keep; others give loss 0,
+        gradient 0.
+      gamma_positive: focusing exponent >= 0 of the positive part, a scalar or [C].
+      gamma_negative: focusing exponent >= 0 of the negative part, a scalar or [C].
+      clip: in [0, 1], subtracted from the probability in the negative part, a scalar or [C].
+      class_weights: float [C] or a scalar, >= 0; multiplies the losses of its class.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / 2.
+
+    Returns:
+      Losses of the shape of `logits` in nats, not reduced; float32, or float64 for float64 logits. NaN where an id is
+      out of range, +inf for a logit of -inf with a positive label, or of +inf with a negative one and no clip.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+
+    Identities:
+      Exponents and clip of 0: `sigmoid_binary_cross_entropy`, bit for bit.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.asymmetric_loss(jnp.array([-20.0, -3.0, 0.0]), jnp.array([1, 0, 0])))
+      [20. 0. 0.024515]
+
+    Reference:
+      Ridnik et al., Asymmetric Loss for Multi-Label Classification (2021), equations 4 to 6.
+    """
+    elements = sigmoid_elements("asymmetric_loss", logits, labels, axis, where)
+    names, given = ("gamma_positive", "gamma_negative", "clip"), (gamma_positive, gamma_negative, clip)
+    positive_exponent, negative_exponent, margin = map(elements.parameter, names, given)
+
+    def values(l, t):
+        truth = odds(l)
+        positive, negative = focal(truth, positive_exponent), focal(truth.complement(), negative_exponent)
+        if margin is not None:
+            # log p_m only where p exceeds the margin: its derivative has no bound toward it.
+            shifted = truth.p - margin
+            above = shifted > 0
+            negative = minus_log1m(jnp.maximum(shifted, 0))
+            if negative_exponent is not None:
+                power = jnp.exp(negative_exponent * jnp.log(jnp.where(above, shifted, 1)))
+                negative = jnp.where(above, power * negative, 0)
+        wrong = ((l == -jnp.inf) & (t > 0)) | ((l == jnp.inf) & (t < 1) & (True if margin is None else margin == 0))
+        losses = t * positive + (1 - t) * negative
+        return losses + infinite_where(wrong, losses)
+
+    return elementwise_loss(elements, values, (class_weights, label_smoothing))

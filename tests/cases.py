@@ -44,16 +44,22 @@ SOFTMAX = [
 
 
 class SigmoidCase(NamedTuple):
-    """An elementwise loss with the options that the oracle takes, too."""
+    """An elementwise loss with the options that its oracle takes, too."""
 
     name: str
     loss: Callable
     options: dict
+    oracle: Callable = oracle.sigmoid_element
+
+    @property
+    def exact(self) -> Callable:
+        """The oracle's loss and derivative, of logit and label."""
+        return partial(self.oracle, **self.options)
 
     @property
     def exponent(self) -> float:
         """Of the power of a probability that the loss holds."""
-        return self.options.get("gamma", 0)
+        return max(value for key, value in [*self.options.items(), ("gamma", 0)] if "gamma" in key)
 
     @property
     def call(self) -> Callable:
@@ -65,6 +71,14 @@ SIGMOID = [
     SigmoidCase("binary_pos_weight", jaxloss.sigmoid_binary_cross_entropy, {"pos_weight": 3.0}),
     SigmoidCase("binary_focal_half", jaxloss.sigmoid_focal_loss, {"gamma": 0.5}),
     SigmoidCase("binary_focal_2", jaxloss.sigmoid_focal_loss, {"gamma": 2.0, "alpha": 0.25}),
+    SigmoidCase(
+        "asymmetric",
+        jaxloss.asymmetric_loss,
+        {"gamma_positive": 1.0, "gamma_negative": 4.0, "clip": 0.0},
+        oracle.asymmetric_element,
+    ),
+    SigmoidCase("modified_huber", jaxloss.modified_huber_loss, {}, oracle.modified_huber_element),
+    SigmoidCase("squared_hinge", jaxloss.squared_hinge_loss, {}, oracle.squared_hinge_element),
 ]
 
 softmax_cases = pytest.mark.parametrize("case", SOFTMAX, ids=lambda case: case.name)

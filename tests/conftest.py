@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+collect_ignore = ["data_keras.py", "data_torch.py"]  # they import what the tests do not need
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -17,6 +17,7 @@ def main() -> None:
     w = torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=torch.float64)
     ignored = y.clone()
     ignored[2] = -100
+    p = torch.sigmoid(z)
     log_p, log_t = z.log_softmax(1), (2 * z.flip(0)).log_softmax(1)
     reference = {
         "version": torch.__version__,
@@ -35,6 +36,10 @@ def main() -> None:
         "images": F.cross_entropy(z.T[None], y[None], reduction="none")[0].tolist(),
         "bce_pos_weight": F.binary_cross_entropy_with_logits(z, multi, pos_weight=w, reduction="none").tolist(),
         "multilabel_soft_margin": F.multilabel_soft_margin_loss(z, multi, weight=w, reduction="none").tolist(),
+        "bce": F.binary_cross_entropy(p, multi, reduction="none").tolist(),
+        "bce_soft": F.binary_cross_entropy(p, soft, reduction="none").tolist(),
+        "nll_weight_mean": F.nll_loss(log_p, y, weight=w).item(),
+        "huber": F.huber_loss(z, soft, delta=0.7, reduction="none").tolist(),
         "kl": F.kl_div(log_p, log_t, log_target=True, reduction="none").sum(1).tolist(),
     }
     Path(__file__).with_name("torch.json").write_text(json.dumps(reference, indent=1) + "\n")

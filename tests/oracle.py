@@ -99,6 +99,43 @@ def sigmoid_element(logit, t, pos_weight=1, alpha=None, gamma=0, smoothing=0) ->
     )
 
 
+def asymmetric_element(logit, t, gamma_positive=0, gamma_negative=0, clip=0, smoothing=0) -> tuple:
+    """Loss and derivative of t (1 - p)^a (-log p) + (1 - t) p_m^b (-log(1 - p_m)), p_m = max(p - clip, 0)."""
+    z, t = (x if isinstance(x, mp.mpf) else mp.mpf(float(x)) for x in (logit, t))
+    t = t * (1 - mp.mpf(smoothing)) + mp.mpf(smoothing) / 2
+    a, b = mp.mpf(gamma_positive), mp.mpf(gamma_negative)
+    p, q = 1 / (1 + mp.exp(-z)), 1 / (1 + mp.exp(z))
+    loss, slope = t * q**a * -mp.log(p), t * -(q**a) * (q - a * p * mp.log(p))
+    shifted, rest = p - mp.mpf(clip), q + mp.mpf(clip)
+    if shifted > 0:
+        loss += (1 - t) * shifted**b * -mp.log(rest)
+        slope += (1 - t) * p * q * (b * shifted ** (b - 1) * -mp.log(rest) + shifted**b / rest)
+    return loss, slope
+
+
+def _margin_element(phi, logit, t, smoothing) -> tuple:
+    z, t = (x if isinstance(x, mp.mpf) else mp.mpf(float(x)) for x in (logit, t))
+    t = t * (1 - mp.mpf(smoothing)) + mp.mpf(smoothing) / 2
+    (value, slope), (other, other_slope) = phi(z), phi(-z)
+    return t * value + (1 - t) * other, t * slope - (1 - t) * other_slope
+
+
+def modified_huber_element(logit, t, smoothing=0) -> tuple:
+    """Loss and derivative; phi(m) = max(0, 1 - m)^2 for m >= -1, else -4 m."""
+
+    def phi(m):
+        if m < -1:
+            return -4 * m, mp.mpf(-4)
+        return ((1 - m) ** 2, -2 * (1 - m)) if m < 1 else (mp.mpf(0), mp.mpf(0))
+
+    return _margin_element(phi, logit, t, smoothing)
+
+
+def squared_hinge_element(logit, t, smoothing=0) -> tuple:
+    """Loss and derivative; phi(m) = max(0, 1 - m)^2."""
+    return _margin_element(lambda m: (max(0, 1 - m) ** 2, -2 * max(mp.mpf(0), 1 - m)), logit, t, smoothing)
+
+
 def kl_row(logits: Sequence, target_logits: Sequence, temperature=1) -> tuple:
     """KL(t || p) with its gradients by both arguments."""
     T = mp.mpf(temperature)

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.linear_model import SGDClassifier
 
 import jaxloss
 from tests import cases
 
+KERAS = json.loads(Path(__file__).with_name("keras.json").read_text())
 TORCH = json.loads(Path(__file__).with_name("torch.json").read_text())
 LOGITS, IDS = np.array(TORCH["logits"], np.float32), np.array(TORCH["ids"])
 SOFT, MULTI, WEIGHTS = (np.array(TORCH[key], np.float32) for key in ("soft", "multi", "weights"))
@@ -85,19 +87,72 @@ def test_torch_losses_per_row():
         "images": loss(LOGITS.T[None], IDS[None], 1)[0],
         "bce_pos_weight": jaxloss.sigmoid_binary_cross_entropy(LOGITS, MULTI, pos_weight=WEIGHTS),
         "multilabel_soft_margin": jaxloss.sigmoid_binary_cross_entropy(LOGITS, MULTI, class_weights=WEIGHTS).mean(1),
+        "bce": jaxloss.binary_cross_entropy(1 / (1 + np.exp(-LOGITS)), MULTI),
+        "bce_soft": jaxloss.binary_cross_entropy(1 / (1 + np.exp(-LOGITS)), SOFT),
+        "huber": jaxloss.huber_loss(LOGITS, SOFT, 0.7),
         "kl": jaxloss.softmax_kl_divergence(LOGITS, 2 * LOGITS[::-1]),
     }
     for key, got in expected.items():
-        np.testing.assert_allclose(got, TORCH[key], rtol=2e-6, err_msg=key)
+        np.testing.assert_allclose(got, TORCH[key], rtol=4e-6, err_msg=key)
 
 
 def test_torch_means():
     """torch divides by the sum of the weights of the targets; labels that it ignores count nowhere."""
     losses = jaxloss.softmax_cross_entropy(LOGITS, IDS)
     np.testing.assert_allclose(jaxloss.mean(losses, weights=WEIGHTS[IDS]), TORCH["weight_mean"], rtol=1e-6)
+    log_probs = jax.nn.log_softmax(LOGITS)
+    losses = jaxloss.negative_log_likelihood(log_probs, IDS)
+    np.testing.assert_allclose(jaxloss.mean(losses, weights=WEIGHTS[IDS]), TORCH["nll_weight_mean"], rtol=1e-6)
     ignored = np.where(np.arange(6) == 2, -100, IDS)
     where = ignored != -100
     losses = jaxloss.softmax_cross_entropy(LOGITS, ignored, where=where)
     np.testing.assert_allclose(jaxloss.mean(losses, where), TORCH["ignore_mean"], rtol=1e-6)
     weights = WEIGHTS[np.where(where, ignored, 0)]
     np.testing.assert_allclose(jaxloss.mean(losses, where, weights), TORCH["ignore_weight_mean"], rtol=1e-6)
+
+
+def test_keras_losses_of_probabilities():
+    """Interior probabilities: Keras clips those near 0 and 1."""
+    probs, ids, soft, multi = (np.array(KERAS[key]) for key in ("probs", "ids", "soft", "multi"))
+    binary = 1 - probs
+    expected = {
+        "sparse": jaxloss.cross_entropy(probs, ids),
+        "categorical": jaxloss.cross_entropy(probs, soft),
+        "categorical_smoothed": jaxloss.cross_entropy(probs, soft, label_smoothing=0.2),
+        "binary": jaxloss.binary_cross_entropy(binary, multi).mean(-1),
+        "binary_smoothed": jaxloss.binary_cross_entropy(binary, multi, label_smoothing=0.2).mean(-1),
+        "squared_hinge": jaxloss.squared_hinge_loss(np.array(KERAS["scores"]), multi).mean(-1),
+        "huber": jaxloss.huber_loss(np.array(KERAS["scores"]), soft, 0.5).mean(-1),
+    }
+    for key, got in expected.items():
+        np.testing.assert_allclose(got, KERAS[key], rtol=4e-6, err_msg=key)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_optax_huber(rng):
+    predictions, targets = cases.logits_for(None, rng), cases.logits_for(None, rng)
+    pair = (predictions, targets)
+    for arguments, options in ((predictions,), {}), (pair, {}), (pair, {"delta": 0.3}):
+        expected = optax.losses.huber_loss(*arguments, **options)
+        np.testing.assert_allclose(jaxloss.huber_loss(*arguments, **options), expected, rtol=1e-6)
+
+
+def test_scikit_learns_modified_huber(rng):
+    """Loss and gradient of SGDClassifier: one step of plain descent from 0 shows the gradient."""
+    margins = np.linspace(-3, 3, 25)
+    stepped = []
+    for z in margins:
+        for label in (0, 1):
+            model = SGDClassifier(
+                loss="modified_huber", alpha=0, learning_rate="constant", eta0=1.0, max_iter=1, tol=None, shuffle=False
+            )
+            model.set_params(fit_intercept=False)
+            model.partial_fit(np.array([[1.0]]), [label], classes=[0, 1])
+            model.coef_[:] = z
+            model.partial_fit(np.array([[1.0]]), [label])
+            stepped.append(z - model.coef_[0, 0])
+    logits, labels = np.repeat(margins, 2), np.tile([0, 1], 25)
+    value, gradient = jaxloss.per_example_value_and_grad(jaxloss.modified_huber_loss)(logits, labels)
+    np.testing.assert_allclose(gradient, stepped, rtol=1e-5, atol=1e-6)
+    m = np.where(labels == 1, logits, -logits)
+    np.testing.assert_allclose(value, np.where(m >= -1, np.maximum(0, 1 - m) ** 2, -4 * m), rtol=1e-6, atol=1e-12)

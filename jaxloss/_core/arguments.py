@@ -39,6 +39,7 @@ class Rows(NamedTuple):
     targets: jax.Array | None  # like logits
     keep: jax.Array | None  # of each row
     axes: tuple[int, ...]  # the class axes of the argument
+    excluded: float  # what a class left out holds
 
     def restore(self, values: jax.Array, like: jax.Array) -> jax.Array:
         """Values of every class in the shape and dtype of the argument `like`, zero in rows left out."""
@@ -61,12 +62,12 @@ class Rows(NamedTuple):
         return self.classes.along(value, self.logits) if value.ndim else value
 
 
-def _class_axes(name: str, logits: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+def _class_axes(name: str, argument: str, logits: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
     given = tuple(range(logits.ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
     for part in given:
         if not -logits.ndim <= part < logits.ndim:
             raise ValueError(
-                f"{name}: `axis` {part} is out of range for `logits` of shape {logits.shape}; "
+                f"{name}: `axis` {part} is out of range for `{argument}` of shape {logits.shape}; "
                 f"name the axis that holds the classes, one of {-logits.ndim} to {logits.ndim - 1}."
             )
     axes = tuple(part % logits.ndim for part in given)
@@ -88,14 +89,14 @@ def check_where(name: str, where: jax.Array | None, allowed: dict[tuple[int, ...
         raise ValueError(f"{name}: `where` must have shape {expected}; got {describe(where)}.")
 
 
-def softmax_rows(name, logits, labels, axis, where, axis_name=None) -> Rows:
+def softmax_rows(name, logits, labels, axis, where, axis_name=None, excluded=-np.inf, argument="logits") -> Rows:
     """Checks the arguments that every softmax loss takes. Labels: ids by rank, else a distribution, or None."""
-    check_floating(name, "logits", logits)
-    axes = _class_axes(name, logits, axis)
+    check_floating(name, argument, logits)
+    axes = _class_axes(name, argument, logits, axis)
     batch = tuple(size for i, size in enumerate(logits.shape) if i not in axes)
     size = int(np.prod([logits.shape[i] for i in axes]))
     if size == 0:
-        raise ValueError(f"{name}: `logits` must have at least one class; got {describe(logits)} with axis={axis}.")
+        raise ValueError(f"{name}: `{argument}` must have at least one class; got {describe(logits)} with axis={axis}.")
     if labels is not None:
         _check_label_kind(name, logits, labels, batch, size)
     check_where(name, where, {batch: "rows to keep", logits.shape: "classes that exist"})
@@ -114,18 +115,18 @@ def softmax_rows(name, logits, labels, axis, where, axis_name=None) -> Rows:
         keep = where
         logits = jnp.where(classes.spread(keep), logits, 0)
     elif where is not None:
-        logits = jnp.where(arrange(where), logits, -jnp.inf)
+        logits = jnp.where(arrange(where), logits, excluded)
     if labels is None:
-        return Rows(name, classes, logits, None, None, keep, axes)
+        return Rows(name, classes, logits, None, None, keep, axes, excluded)
     is_ids = labels.ndim == len(batch)
     labels = arrange(labels)
     if keep is not None:
         labels = jnp.where(keep if is_ids else classes.spread(keep), labels, jnp.zeros((), labels.dtype))
     if is_ids:
-        return Rows(name, classes, logits, class_ids(name, labels, classes.size(logits)), None, keep, axes)
+        return Rows(name, classes, logits, class_ids(name, labels, classes.size(logits)), None, keep, axes, excluded)
     targets = labels.astype(logits.dtype)
     check_domain(name, "labels", targets, targets >= 0, "a distribution over the classes, no entry below 0")
-    return Rows(name, classes, logits, None, targets, keep, axes)
+    return Rows(name, classes, logits, None, targets, keep, axes, excluded)
 
 
 def _check_label_kind(name, logits, labels, batch, size) -> None:
@@ -183,7 +184,7 @@ def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> El
     check_floating(name, argument, logits)
     if axis is not None and not isinstance(axis, int):
         raise TypeError(f"{name}: `axis` must be an int, the axis of the classes; got {axis!r}.")
-    position = _class_axes(name, logits, axis)[0] if logits.ndim and axis is not None else None
+    position = _class_axes(name, argument, logits, axis)[0] if logits.ndim and axis is not None else None
     batch = None if position is None else logits.shape[:position] + logits.shape[position + 1 :]
     is_ids = labels.shape == batch and jnp.issubdtype(labels.dtype, jnp.integer)
     if not is_ids and (labels.shape != logits.shape or jnp.issubdtype(labels.dtype, jnp.complexfloating)):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxloss._core.arguments import Elements, Rows, check_floating, compute_dtype, softmax_rows
-from jaxloss._core.log_odds import Odds, bregman, ceiling, impossible, odds
+from jaxloss._core.log_odds import Odds, bregman, ceiling, cross_entropy, impossible, odds
 from jaxloss._core.options import describe
 from jaxloss._core.statistics import LabelOdds, class_odds, label_odds, pick
 
@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The parts of a softmax loss."""
+    """The parts of a loss over rows."""
 
     rows: Rows
     at_label: Part | None = None
@@ -47,41 +47,52 @@ class Terms(NamedTuple):
 
 
 def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where, axis_name, options) -> Terms:
-    """Resolves labels and `options` (class weights, smoothing, z-loss) into coefficients."""
+    """Resolves labels and `options` (class weights, smoothing, z-loss) into coefficients at the odds of a softmax."""
     rows = softmax_rows(name, logits, labels, axis, where, axis_name)
     classes, logits, ids = rows.classes, rows.logits, rows.ids
-    weights, smoothing, z_loss = map(rows.parameter, ("class_weights", "label_smoothing", "z_loss"), options)
+    *options, z_loss = options
+    share, coefficients = shares(rows, *options)
     at_classes = tuple(map(rows.parameter, parameters, parameters.values()))
-
-    coefficients = rows.targets
-    if smoothing is not None:
-        exists = (logits > -jnp.inf).astype(logits.dtype)
-        uniform = classes.spread(smoothing / jnp.maximum(classes.sum(exists), 1)) * exists
-        coefficients = uniform if coefficients is None else (1 - smoothing) * coefficients + uniform
-    if coefficients is not None and weights is not None:
-        coefficients = coefficients * weights
 
     label, label_part, class_part, logsumexp = None, None, None, None
     if coefficients is not None:
         every = class_odds(classes, logits)
         class_part, logsumexp = Part(coefficients, every.odds, at_classes), every.logsumexp
     if ids is not None:
-
-        def at_label(x):
-            return x if x is None or not x.ndim else pick(classes, x, ids)
-
-        share = 1 if weights is None else at_label(weights)
-        if smoothing is not None:
-            share = share * (1 - smoothing)
         label = label_odds(classes, logits, ids)
-        label_part, logsumexp = Part(share, odds(label.log_odds), tuple(map(at_label, at_classes))), label.logsumexp
-    penalty = None if z_loss is None or logsumexp is None else z_loss * jnp.square(logsumexp)
+        at_label = tuple(x if x is None or not x.ndim else pick(classes, x, ids) for x in at_classes)
+        label_part, logsumexp = Part(share, odds(label.log_odds), at_label), label.logsumexp
+    weight = rows.parameter("z_loss", z_loss)
+    penalty = None if weight is None or logsumexp is None else weight * jnp.square(logsumexp)
     return Terms(rows, label_part, class_part, label, penalty)
+
+
+def shares(rows: Rows, class_weights, label_smoothing) -> tuple[jax.Array | int, jax.Array | None]:
+    """Coefficients of the scalar function at the label id, and at every class (None for ids without smoothing)."""
+    classes = rows.classes
+    weights = rows.parameter("class_weights", class_weights)
+    smoothing = rows.parameter("label_smoothing", label_smoothing)
+    coefficients, share = rows.targets, 1
+    if smoothing is not None:
+        exists = (rows.logits != rows.excluded).astype(rows.logits.dtype)
+        uniform = classes.spread(smoothing / jnp.maximum(classes.sum(exists), 1)) * exists
+        coefficients = uniform if coefficients is None else (1 - smoothing) * coefficients + uniform
+        share = 1 - smoothing
+    if weights is not None:
+        coefficients = None if coefficients is None else coefficients * weights
+        if rows.ids is not None:
+            share = share * (pick(classes, weights, rows.ids) if weights.ndim else weights)
+    return share, coefficients
 
 
 def softmax_loss(scalar: Scalar, parameters: dict[str, Any], *common) -> jax.Array:
     """Losses per row of a scalar function of the log-odds; `common` arguments as `softmax_terms` takes them."""
     terms = softmax_terms(parameters, *common)
+    return total(terms, scalar)
+
+
+def total(terms: Terms, scalar: Scalar) -> jax.Array:
+    """The sum of the parts, per row."""
     losses = []
     if terms.at_label is not None:
         losses.append(terms.at_label.values(scalar))
@@ -90,6 +101,25 @@ def softmax_loss(scalar: Scalar, parameters: dict[str, Any], *common) -> jax.Arr
     if terms.z_loss is not None:
         losses.append(terms.z_loss)
     return terms.rows.finish(sum(losses[1:], losses[0]))
+
+
+def probability_loss(
+    nll: Callable[[jax.Array], jax.Array], excluded: float, argument: str, name, values, labels, axis, where, options
+) -> jax.Array:
+    """Cross-entropy per row of what already is a probability, or its logarithm; `nll` maps it to -log p."""
+    rows = softmax_rows(name, values, labels, axis, where, excluded=excluded, argument=argument)
+    share, coefficients = shares(rows, *options)
+    minus_logs = nll(rows.logits)
+
+    def part(coefficients, nll):
+        return Part(coefficients, Odds(nll, nll, nll, nll), ())  # cross-entropy reads the first alone
+
+    label_part = None
+    if rows.ids is not None:
+        inside = (rows.ids >= 0) & (rows.ids < rows.classes.size(values))
+        label_part = part(share, jnp.where(inside, pick(rows.classes, minus_logs, rows.ids), jnp.nan))
+    class_part = None if coefficients is None else part(coefficients, minus_logs)
+    return total(Terms(rows, label_part, class_part), cross_entropy)
 
 
 def kl_values(name, logits, target_logits, axis, where, axis_name, temperature) -> jax.Array:
@@ -127,16 +157,24 @@ def heated(logits: jax.Array, temperature: jax.Array | None) -> jax.Array:
     return jnp.where(excluded, -jnp.inf, jnp.where(excluded, 0, logits) / temperature)
 
 
-def sigmoid_loss(elements: Elements, values: Callable[[jax.Array, jax.Array], jax.Array], options) -> jax.Array:
-    """Losses per element; `values` is a function of the log-odds of a positive and the (smoothed) target."""
-    logits, targets = elements.logits, elements.targets
+def elementwise_loss(elements: Elements, values: Callable[[jax.Array, jax.Array], jax.Array], options) -> jax.Array:
+    """Losses per element; `values` is a function of the logit (or probability) and the (smoothed) target."""
     weights, smoothing = map(elements.parameter, ("class_weights", "label_smoothing"), options)
+    targets = elements.targets
     if smoothing is not None:
         targets = targets * (1 - smoothing) + smoothing / 2
-    losses = values(logits, targets)
-    # An infinite logit on the wrong side of the target: infinite loss, with the gradient of a very large finite one.
-    wrong = ((logits == jnp.inf) & (targets < 1)) | ((logits == -jnp.inf) & (targets > 0))
-    losses = losses + infinite_where(wrong, losses)
+    losses = values(elements.logits, targets)
     if weights is not None:
         losses = losses * weights
     return losses if elements.keep is None else jnp.where(elements.keep, losses, 0)
+
+
+def sigmoid_loss(elements: Elements, values: Callable[[jax.Array, jax.Array], jax.Array], options) -> jax.Array:
+    """Losses per element without a bound on the wrong side of the target; `values` holds for finite logits."""
+
+    def with_limits(logits, targets):
+        wrong = ((logits == jnp.inf) & (targets < 1)) | ((logits == -jnp.inf) & (targets > 0))
+        losses = values(logits, targets)
+        return losses + infinite_where(wrong, losses)
+
+    return elementwise_loss(elements, with_limits, options)

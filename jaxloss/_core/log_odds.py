@@ -22,6 +22,10 @@ class Odds(NamedTuple):
     p: jax.Array
     q: jax.Array  # 1 - p
 
+    def complement(self) -> "Odds":
+        """The four forms of 1 - p."""
+        return Odds(self.nlc, self.nll, self.q, self.p)
+
 
 def ceiling(dtype: jnp.dtype) -> float:
     """What stands for infinite log-odds (5e33 in float32): products with it and a few exponents stay finite.
@@ -30,6 +34,42 @@ def ceiling(dtype: jnp.dtype) -> float:
     infinite limit is put back.
     """
     return float(jnp.finfo(dtype).max) / 2**16
+
+
+@jax.custom_jvp
+def finite(x: jax.Array) -> jax.Array:
+    """Infinite entries replaced by the finite `ceiling`, without a trace in the derivative."""
+    highest = ceiling(x.dtype)
+    return jnp.clip(x, -highest, highest)
+
+
+@finite.defjvp
+def _finite_jvp(primals, tangents):
+    return finite(*primals), tangents[0]
+
+
+@jax.custom_jvp
+def minus_log(p: jax.Array) -> jax.Array:
+    """-log(p), with the `ceiling` at 0 and the derivative of the least normal number there."""
+    return jnp.where(p == 0, ceiling(p.dtype), -jnp.log(jnp.where(p == 0, 1, p)))
+
+
+@minus_log.defjvp
+def _minus_log_jvp(primals, tangents):
+    (p,) = primals
+    return minus_log(p), -tangents[0] / jnp.maximum(p, jnp.finfo(p.dtype).tiny)
+
+
+@jax.custom_jvp
+def minus_log1m(p: jax.Array) -> jax.Array:
+    """-log(1 - p), with the `ceiling` at 1 and a finite derivative there."""
+    return jnp.where(p == 1, ceiling(p.dtype), -jnp.log1p(-jnp.where(p == 1, 0, p)))
+
+
+@minus_log1m.defjvp
+def _minus_log1m_jvp(primals, tangents):
+    (p,) = primals
+    return minus_log1m(p), tangents[0] / jnp.maximum(1 - p, jnp.finfo(p.dtype).tiny)
 
 
 def odds_tangent(value: Odds, tangent: jax.Array) -> Odds:
@@ -41,8 +81,7 @@ def odds_tangent(value: Odds, tangent: jax.Array) -> Odds:
 @jax.custom_jvp
 def odds(log_odds: jax.Array) -> Odds:
     """The four forms of p = sigmoid(log_odds), with a finite `ceiling` in place of infinity."""
-    highest = ceiling(log_odds.dtype)
-    l = jnp.clip(log_odds, -highest, highest)
+    l = finite(log_odds)
     e = jnp.exp(-jnp.abs(l))
     both, rare, common = jnp.log1p(e), e / (1 + e), 1 / (1 + e)
     likely = l >= 0

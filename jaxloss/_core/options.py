@@ -36,9 +36,13 @@ TINY = float(np.finfo(np.float32).tiny)
 OPTIONS = {
     "alpha": Option(0, 1, per_class=True),
     "beta": Option(0, 1),
+    "clip": Option(0, 1, off=0, per_class=True),
     "class_weights": Option(0, np.inf, per_class=True),
+    "delta": Option(TINY, np.inf),
     "epsilon": Option(-np.inf, np.inf, off=0, per_class=True),
     "gamma": Option(0, np.inf, off=0, per_class=True),
+    "gamma_negative": Option(0, np.inf, off=0, per_class=True),
+    "gamma_positive": Option(0, np.inf, off=0, per_class=True),
     "label_smoothing": Option(0, 1, off=0),
     "normalizer": Option(0, np.inf),
     "pos_weight": Option(0, np.inf, off=1, per_class=True),
