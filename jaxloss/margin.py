@@ -1,5 +1,7 @@
 """Margin losses: polynomials of the margin m = z for a positive label, m = -z for a negative one."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -26,10 +28,15 @@ def _huber_jvp(primals, tangents):
     return _huber(excess, knee), r * tangents[0] + (excess - r) * tangents[1]
 
 
-def _either(phi, z: jax.Array, t: jax.Array) -> jax.Array:
-    """T phi(z) + (1 - t) phi(-z), where a part with coefficient 0 is 0 even if it overflows."""
+def _either(phi: Callable[[jax.Array], jax.Array], z: jax.Array, t: jax.Array) -> jax.Array:
+    """t phi(z) + (1 - t) phi(-z), where a part with coefficient 0 is 0 even if phi overflows."""
+
+    def part(coefficient, value):
+        largest = jnp.finfo(value.dtype).max
+        return coefficient * jnp.where(coefficient == 0, jnp.minimum(value, largest), value)
+
     z = finite(z)
-    return jnp.where(t == 0, 0, t * phi(z)) + jnp.where(t == 1, 0, (1 - t) * phi(-z))
+    return part(t, phi(z)) + part(1 - t, phi(-z))
 
 
 @public(elementwise_hessian)
