@@ -29,7 +29,7 @@ def _huber_jvp(primals, tangents):
 
 
 def _either(phi: Callable[[jax.Array], jax.Array], z: jax.Array, t: jax.Array) -> jax.Array:
-    """t phi(z) + (1 - t) phi(-z), where a part with coefficient 0 is 0 even if phi overflows."""
+    """The sum t phi(z) + (1 - t) phi(-z), where a part with coefficient 0 is 0 even if phi overflows."""
 
     def part(coefficient, value):
         largest = jnp.finfo(value.dtype).max
