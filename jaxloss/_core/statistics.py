@@ -151,15 +151,21 @@ def class_odds(classes: ClassAxis, logits: jax.Array) -> ClassOdds:
 
 @class_odds.defjvp
 def _class_odds_jvp(classes, primals, tangents):
-    # Of class c: dl_c = dz_c - sum_{j != c} p_j dz_j / (1 - p_c). The sum over the others is a total minus an own
-    # part, whose transpose is a total minus an own part again: for a one-hot label that difference is exactly 0, and
-    # the gradient of the label stays -(1 - p), never p - 1.
+    # Of class c: dl_c = dz_c - sum_{j != c} p_j dz_j / (1 - p_c). The sum over the others, and its transpose, must be
+    # exactly 0 for a one-hot label, or the gradient of a confident label drowns in it. A total less the own part is so
+    # for -log p, whose cotangents are plain products; other cotangents are sums, which XLA may round differently where
+    # it computes them twice, so a class that holds most of the probability gets a sum that leaves it out.
     (logits,), (tangent,) = primals, tangents
     value = class_odds(classes, logits)
     p, q = value.odds.p, value.odds.q
+    major = p > 0.5
+
+    def of_others(x):
+        minor = classes.spread(classes.sum(jnp.where(major, 0, x)))
+        return jnp.where(major, minor, classes.spread(classes.sum(x)) - x)
+
+    reciprocal = jnp.where(q == 0, 0, 1 / jnp.where(q == 0, 1, q))
+    change = odds_tangent(value.odds, tangent - of_others(p * tangent) * reciprocal)
     moved = p * tangent
     total = classes.sum(moved)
-    of_others = classes.spread(total) - moved
-    reciprocal = jnp.where(q == 0, 0, 1 / jnp.where(q == 0, 1, q))
-    change = odds_tangent(value.odds, tangent - of_others * reciprocal)
-    return value, ClassOdds(change._replace(nll=of_others - q * tangent), total)
+    return value, ClassOdds(change._replace(nll=(classes.spread(total) - moved) - q * tangent), total)
