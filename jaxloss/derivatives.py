@@ -6,6 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxloss._core.options import HESSIANS
+
 
 def per_example_value_and_grad(loss: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """A function that returns the losses and, for each, its gradient with respect to its own logits.
@@ -40,7 +42,8 @@ def per_example_value_grad_hess(
     """A function that returns losses, gradients and the diagonals of their Hessians, in closed form.
 
     For softmax losses d2 loss_i / d z_ij^2 follows from phi' and phi'' (`jaxloss/_core/hessians.py` has the formulas)
-    at the cost of a few passes over the row; boosting libraries take (gradient, Hessian) as a custom objective.
+    at the cost of a few passes over the row; boosting libraries take (gradient, Hessian) as a custom objective. Of
+    losses that are not convex, focal loss for one, entries may be negative: clip them, `jnp.maximum(hessian, 1e-6)`.
 
     Args:
       loss: a loss of jaxloss on logits, or `functools.partial` of one with keyword options.
@@ -50,7 +53,7 @@ def per_example_value_grad_hess(
       shape and dtype of the logits.
 
     Raises:
-      TypeError: for any other function; `jax.hessian` serves there.
+      TypeError: for any other function; `jax.vmap(lambda z, y: jnp.diag(jax.hessian(loss)(z, y)))` serves there.
 
     Example:
       >>> import functools, jax.numpy as jnp, jaxloss
@@ -63,7 +66,7 @@ def per_example_value_grad_hess(
     function, options = loss, {}
     while isinstance(function, functools.partial) and not function.args:
         function, options = function.func, function.keywords | options
-    hessian = getattr(function, "hessian", None)
+    hessian = HESSIANS.get(function)
     if hessian is None:
         raise TypeError(
             "per_example_value_grad_hess: `loss` must be a loss of jaxloss on logits, or functools.partial of one with "

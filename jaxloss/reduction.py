@@ -18,6 +18,7 @@ class LossSum:
 
     The mean of means differs from the mean wherever parts hold different numbers of examples. Add `LossSum`s, or sum
     them over devices with `jax.lax.psum(loss_sum, axis_name)`, and divide once with `mean()`.
+    To start a `jax.lax.scan`, use `LossSum(jnp.float32(0), jnp.float32(0))`.
 
     Args:
       total: scalar, sum of weight times loss.
@@ -97,7 +98,8 @@ def mean(
       TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
 
     Identities:
-      `weights=class_weights[labels]` with unweighted losses is the weighted mean of torch.nn.CrossEntropyLoss.
+      `weights=class_weights[labels]` with unweighted losses is the weighted mean of torch.nn.CrossEntropyLoss for ids
+      without label smoothing; docs/migration.md has it with smoothing.
 
     Example:
       >>> import jax.numpy as jnp, jaxloss

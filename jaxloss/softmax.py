@@ -132,7 +132,7 @@ def softmax_focal_loss(
     """Focal loss of softmax probabilities: cross-entropy that fades for rows already classified well.
 
     loss = (1 - p_y)^gamma (-log p_y) for an id, sum_c t_c (1 - p_c)^gamma (-log p_c) for a distribution. Gradient with
-    w = (1 - p_y)^gamma: dl/dz_y = -w ((1 - p_y) + gamma p_y s), and that times -p_j / (1 - p_y) for j != y.
+    w = (1 - p_y)^gamma: -w ((1 - p_y) + gamma p_y (-log p_y)) by z_y, and that times -p_j / (1 - p_y) for j != y.
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.

@@ -12,15 +12,25 @@ from jaxloss._core.statistics import class_odds, label_odds
 
 
 class SoftmaxStatistics(NamedTuple):
-    """What a loss of one's own, or a log, needs of each row (expectations, where the label is a distribution)."""
+    """Statistics of each row, p being the probability of its label.
 
-    log_odds: jax.Array  # l = log p - log(1 - p)
-    negative_log_probability: jax.Array  # -log p
-    negative_log_complement: jax.Array  # -log(1 - p)
-    probability: jax.Array  # p
-    complement: jax.Array  # 1 - p
-    logsumexp: jax.Array  # log sum_c exp(z_c)
-    entropy: jax.Array  # sum_c p_c (-log p_c), in nats
+    Args:
+      log_odds: l = log p - log(1 - p).
+      negative_log_probability: -log p.
+      negative_log_complement: -log(1 - p).
+      probability: p.
+      complement: 1 - p.
+      logsumexp: log sum_c exp(z_c).
+      entropy: sum_c p_c (-log p_c), in nats.
+    """
+
+    log_odds: jax.Array
+    negative_log_probability: jax.Array
+    negative_log_complement: jax.Array
+    probability: jax.Array
+    complement: jax.Array
+    logsumexp: jax.Array
+    entropy: jax.Array
 
 
 @compiled
@@ -35,7 +45,9 @@ def softmax_statistics(
     """Statistics of each row and its label, without cancellation, differentiable to any order.
 
     The building blocks of a loss of one's own; what a program does not use is not computed in it. For a distribution t
-    the first five are sum_c t_c times the statistic of class c.
+    the first five are sum_c t_c times the statistic of class c: a product of two of them is not the expectation of the
+    product, so losses that are not linear in them need ids. Write powers as exponentials of the logarithms, as below:
+    their derivatives stay finite.
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
@@ -48,19 +60,19 @@ def softmax_statistics(
 
     Returns:
       `SoftmaxStatistics` of arrays [*batch], float32, or float64 for float64 logits; logarithms in nats. At p = 0 and
-      p = 1 infinite logarithms are the largest finite number. NaN where an id is out of range.
+      p = 1 infinite logarithms are a finite 5e33. NaN where an id is out of range, 0 in rows left out.
 
     Raises:
       TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
 
     Identities:
-      `negative_log_probability` is `softmax_cross_entropy`.
+      `negative_log_probability` is `softmax_cross_entropy`, where p > 0.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxloss
       >>> def focal(logits, labels):
       ...     row = jaxloss.softmax_statistics(logits, labels)
-      ...     return jnp.square(row.complement) * row.negative_log_probability
+      ...     return jnp.exp(-2.0 * row.negative_log_complement) * row.negative_log_probability
       >>> print(focal(jnp.array([1.0, 2.0, 3.0]), jnp.array(2)))
       0.045678
 

@@ -31,6 +31,8 @@ def main() -> None:
         "weight_mean": F.cross_entropy(z, y, weight=w).item(),
         "smooth_weight_none": F.cross_entropy(z, y, weight=w, label_smoothing=0.2, reduction="none").tolist(),
         "soft_smooth_weight_none": F.cross_entropy(z, soft, weight=w, label_smoothing=0.2, reduction="none").tolist(),
+        "smooth_weight_mean": F.cross_entropy(z, y, weight=w, label_smoothing=0.2).item(),
+        "soft_weight_mean": F.cross_entropy(z, soft, weight=w).item(),
         "ignore_mean": F.cross_entropy(z, ignored, ignore_index=-100).item(),
         "ignore_weight_mean": F.cross_entropy(z, ignored, weight=w, ignore_index=-100).item(),
         "images": F.cross_entropy(z.T[None], y[None], reduction="none")[0].tolist(),

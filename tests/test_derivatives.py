@@ -62,6 +62,14 @@ def test_hessian_of_a_function_that_is_not_ours():
     with pytest.raises(TypeError, match="must be a loss of jaxloss"):
         jaxloss.per_example_value_grad_hess(lambda z, y: z)
 
+    @functools.wraps(jaxloss.softmax_focal_loss)
+    def scaled(z, y):
+        return 5 * jaxloss.softmax_focal_loss(z, y)
+
+    for function in (scaled, jax.vmap(jaxloss.softmax_focal_loss)):
+        with pytest.raises(TypeError, match="must be a loss of jaxloss"):
+            jaxloss.per_example_value_grad_hess(function)
+
 
 @cases.softmax_cases
 @pytest.mark.parametrize("kind", ["ids", "soft"])

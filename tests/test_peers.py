@@ -84,6 +84,10 @@ def test_torch_losses_per_row():
         "weight_none": loss(LOGITS, IDS, class_weights=WEIGHTS),
         "smooth_weight_none": loss(LOGITS, IDS, class_weights=WEIGHTS, label_smoothing=0.2),
         "soft_smooth_weight_none": loss(LOGITS, SOFT, class_weights=WEIGHTS, label_smoothing=0.2),
+        "soft_weight_mean": jaxloss.mean(loss(LOGITS, SOFT, class_weights=WEIGHTS)),
+        "smooth_weight_mean": jaxloss.mean(
+            loss(LOGITS, IDS, class_weights=WEIGHTS, label_smoothing=0.2), normalizer=WEIGHTS[IDS].sum()
+        ),
         "images": loss(LOGITS.T[None], IDS[None], 1)[0],
         "bce_pos_weight": jaxloss.sigmoid_binary_cross_entropy(LOGITS, MULTI, pos_weight=WEIGHTS),
         "multilabel_soft_margin": jaxloss.sigmoid_binary_cross_entropy(LOGITS, MULTI, class_weights=WEIGHTS).mean(1),

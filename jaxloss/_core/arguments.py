@@ -68,7 +68,8 @@ def _class_axes(name: str, argument: str, logits: jax.Array, axis: int | tuple[i
         if not -logits.ndim <= part < logits.ndim:
             raise ValueError(
                 f"{name}: `axis` {part} is out of range for `{argument}` of shape {logits.shape}; "
-                f"name the axis that holds the classes, one of {-logits.ndim} to {logits.ndim - 1}."
+                f"name the axis that holds the classes, one of {-logits.ndim} to {logits.ndim - 1}. "
+                "Options such as gamma go by keyword."
             )
     axes = tuple(part % logits.ndim for part in given)
     if len(set(axes)) != len(axes) or not axes:
@@ -141,8 +142,11 @@ def _check_label_kind(name, logits, labels, batch, size) -> None:
             + ("; for binary labels use a sigmoid loss." if size <= 2 or labels.dtype == jnp.bool_ else ".")
         )
     hint = ""
+    others = [i for i in range(logits.ndim) if labels.shape == logits.shape[:i] + logits.shape[i + 1 :]]
     if labels.shape == (*batch, 1):
         hint = " Drop the last axis with labels[..., 0]."
+    elif others and jnp.issubdtype(labels.dtype, jnp.integer):
+        hint = f" Did you mean axis={others[0]}?"
     elif labels.ndim == logits.ndim:
         hint = " Nothing is broadcast: labels must name every class, on the axis where the logits do."
     raise ValueError(f"{expected}; got {describe(labels)}.{hint}")
@@ -187,6 +191,11 @@ def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> El
     position = _class_axes(name, argument, logits, axis)[0] if logits.ndim and axis is not None else None
     batch = None if position is None else logits.shape[:position] + logits.shape[position + 1 :]
     is_ids = labels.shape == batch and jnp.issubdtype(labels.dtype, jnp.integer)
+    if is_ids and logits.shape[position or 0] == 1:
+        raise ValueError(
+            f"{name}: `labels` {describe(labels)} would be class ids of the single class of `{argument}` "
+            f"{describe(logits)}. For binary labels pass {argument}[..., 0]."
+        )
     if not is_ids and (labels.shape != logits.shape or jnp.issubdtype(labels.dtype, jnp.complexfloating)):
         expected = f"{name}: `labels` must have the shape {logits.shape} of `{argument}`, with entries in [0, 1]"
         if batch is not None:

@@ -52,6 +52,19 @@ OPTIONS = {
 }
 
 
+HESSIANS: dict[Callable[..., Any], Callable[..., Any]] = {}  # by public function, not by attribute: wrappers copy those
+ELSEWHERE = {
+    "weight": "class_weights",
+    "weights": "class_weights, or jaxloss.mean(losses, weights=...)",
+    "class_weight": "class_weights",
+    "sample_weight": "jaxloss.mean(losses, weights=...)",
+    "reduction": "jaxloss.mean(losses)",
+    "ignore_index": "where=labels != ignore_index",
+    "mask": "where",
+    "from_logits": "jaxloss.cross_entropy or binary_cross_entropy for probabilities",
+}
+
+
 def public(hessian: Callable[[Callable], Callable]) -> Callable[[Function], Function]:
     """Compiles a public loss once per shape, with static and switched-off options taken out of the program.
 
@@ -60,7 +73,7 @@ def public(hessian: Callable[[Callable], Callable]) -> Callable[[Function], Func
 
     def decorate(function: Function) -> Function:
         wrapper = compiled(function)
-        setattr(wrapper, "hessian", compiled(functools.wraps(function)(hessian(function))))  # noqa: B010
+        HESSIANS[wrapper] = compiled(functools.wraps(function)(hessian(function)))
         return wrapper
 
     return decorate
@@ -74,7 +87,12 @@ def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name")
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            hints = [f" For `{key}` use {ELSEWHERE[key]}." for key in kwargs if key in ELSEWHERE]
+            accepted = ", ".join(signature.parameters)
+            raise TypeError(f"{name}: {error}; it takes {accepted}.{''.join(hints)}") from None
         bound.apply_defaults()
         for key, value in bound.arguments.items():
             if key not in static:
