@@ -86,8 +86,14 @@ def test_labels_outside_poison_their_row_alone(case, size, rng):
     kept_value, kept_gradient = run(logits, ids, where=where)
     np.testing.assert_array_equal(kept_value[:4], np.zeros(4))
     np.testing.assert_array_equal(kept_gradient[:4], np.zeros((4, size)))
-    np.testing.assert_array_equal(kept_value[4:], value[4:])
-    np.testing.assert_array_equal(kept_gradient[4:], gradient[4:])
+    for got, expected in zip((kept_value, kept_gradient), run(logits, good, where=where), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    # Another program than the one without a mask: XLA may round a product and a sum at once in one of them.
+    np.testing.assert_array_max_ulp(np.asarray(kept_value[4:]), np.asarray(value[4:]), maxulp=2)
+    np.testing.assert_array_max_ulp(np.asarray(kept_gradient[4:]), np.asarray(gradient[4:]), maxulp=2)
+    if case.parameter is None:
+        np.testing.assert_array_equal(kept_value[4:], value[4:])
+        np.testing.assert_array_equal(kept_gradient[4:], gradient[4:])
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int32])

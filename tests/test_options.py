@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxloss
-from tests import cases, oracle
+from tests import cases, jaxprs, oracle
 
 SIZE = 5
 WEIGHTS = np.array([0.5, 1.0, 2.0, 0.0, 3.0], np.float32)
@@ -21,6 +21,18 @@ ON = {
     "rows": np.array([True, False, True, True, False, True]),
     "axis": 0,
 }
+
+
+def same(got, expected, exact: bool) -> None:
+    """Bit for bit, or 2 units where programs differ.
+
+    A neutral array (ones, all true) is in the program and cuts it into other loops, and XLA joins a product and a sum
+    into one rounding where it meets both in a loop. Cross-entropy has no such sum.
+    """
+    if exact:
+        np.testing.assert_array_equal(got, expected)
+    else:
+        np.testing.assert_array_max_ulp(np.asarray(got), np.asarray(expected), maxulp=2)
 
 
 @cases.softmax_cases
@@ -82,8 +94,9 @@ def test_switched_off_is_absent(case, labels, off, rng):
     run = jaxloss.per_example_value_and_grad(case.call)
     value, gradient = run(logits, labels)
     off_value, off_gradient = run(logits, labels, **off)
-    np.testing.assert_array_equal(value, off_value)
-    np.testing.assert_array_equal(gradient, off_gradient)
+    by_number = all(isinstance(x, int | float) for x in off.values())
+    same(off_value, value, exact=by_number or case.parameter is None)
+    same(off_gradient, gradient, exact=by_number or case.parameter is None)
 
 
 @cases.sigmoid_cases
@@ -96,7 +109,7 @@ def test_switched_off_is_absent_elementwise(case, off, rng):
     logits, labels = cases.logits_for(case, rng), cases.labels_for(case, rng, "multihot")
     run = jaxloss.per_example_value_and_grad(case.call)
     for got, expected in zip(run(logits, labels, **off), run(logits, labels), strict=True):
-        np.testing.assert_array_equal(got, expected)
+        same(got, expected, exact="label_smoothing" in off or case.loss is jaxloss.sigmoid_binary_cross_entropy)
 
 
 @pytest.mark.parametrize(
@@ -125,8 +138,8 @@ def test_switched_off_is_not_in_the_program(case, rng):
     logits, ids = cases.logits_for(case, rng), cases.labels_for(case, rng)
 
     def count(**options):
-        jaxpr = jax.make_jaxpr(lambda z: case.call(z, ids, **options))(logits)
-        return len(jaxpr.eqns)
+        program = jax.make_jaxpr(lambda z: case.call(z, ids, **options))(logits)
+        return len(list(jaxprs.equations(program)))
 
     assert count(label_smoothing=0.0, z_loss=0, class_weights=None, where=None) == count()
     assert count(label_smoothing=0.1) > count()

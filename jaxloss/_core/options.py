@@ -37,7 +37,7 @@ OPTIONS = {
     "alpha": Option(0, 1, per_class=True),
     "beta": Option(0, 1),
     "clip": Option(0, 1, off=0, per_class=True),
-    "class_weights": Option(0, np.inf, per_class=True),
+    "class_weights": Option(0, np.inf, off=1, per_class=True),
     "delta": Option(TINY, np.inf),
     "epsilon": Option(-np.inf, np.inf, off=0, per_class=True),
     "gamma": Option(0, np.inf, off=0, per_class=True),
