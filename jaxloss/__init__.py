@@ -1,9 +1,16 @@
 """Classification losses for JAX: accurate everywhere, one contract for every loss."""
 
+from jaxloss import metrics
 from jaxloss.derivatives import per_example_value_and_grad, per_example_value_grad_hess
 from jaxloss.divergence import softmax_kl_divergence
 from jaxloss.margin import huber_loss, modified_huber_loss, squared_hinge_loss
 from jaxloss.probability import binary_cross_entropy, cross_entropy, negative_log_likelihood
+from jaxloss.ranking import (
+    log_sum_exp_pairwise_loss,
+    pairwise_ranking_loss,
+    soft_hamming_loss,
+    zlpr_loss,
+)
 from jaxloss.reduction import LossSum, mean
 from jaxloss.sigmoid import asymmetric_loss, sigmoid_binary_cross_entropy, sigmoid_focal_loss
 from jaxloss.softmax import (
@@ -13,6 +20,7 @@ from jaxloss.softmax import (
     softmax_cross_entropy_with_integer_labels,
     softmax_focal_loss,
 )
+from jaxloss.sparse import entmax, entmax15, entmax_loss, multiclass_sparsemax_loss, sparsemax, sparsemax_loss
 from jaxloss.statistics import SoftmaxStatistics, softmax_statistics
 from jaxloss.weighting import balanced_class_weights, balanced_pos_weight, effective_number_weights
 
@@ -27,20 +35,31 @@ __all__ = [
     "binary_cross_entropy",
     "cross_entropy",
     "effective_number_weights",
+    "entmax",
+    "entmax15",
+    "entmax_loss",
     "generalized_cross_entropy",
     "huber_loss",
+    "log_sum_exp_pairwise_loss",
     "mean",
+    "metrics",
     "modified_huber_loss",
+    "multiclass_sparsemax_loss",
     "negative_log_likelihood",
+    "pairwise_ranking_loss",
     "per_example_value_and_grad",
     "per_example_value_grad_hess",
     "poly_loss_cross_entropy",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
+    "soft_hamming_loss",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "softmax_focal_loss",
     "softmax_kl_divergence",
     "softmax_statistics",
+    "sparsemax",
+    "sparsemax_loss",
     "squared_hinge_loss",
+    "zlpr_loss",
 ]

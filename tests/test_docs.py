@@ -25,7 +25,7 @@ def test_links_between_pages_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["imbalanced_digits"])
+@pytest.mark.parametrize("name", ["imbalanced_digits", "multilabel"])
 def test_examples_run(name, tmp_path):
     figure = tmp_path / "figure.png"
     command = [sys.executable, "-W", "error", str(ROOT / "examples" / f"{name}.py"), "--quick", "--out", str(figure)]

@@ -124,17 +124,17 @@ def poly(truth: Odds, epsilon: jax.Array | None) -> jax.Array:
 def generalized_cross_entropy(truth: Odds, q: jax.Array | None) -> jax.Array:
     if q is None:
         return truth.nll
-    return _box_cox(truth.nll, jnp.broadcast_to(q, truth.nll.shape))
+    return box_cox(truth.nll, jnp.broadcast_to(q, truth.nll.shape))
 
 
 @jax.custom_jvp
-def _box_cox(s: jax.Array, q: jax.Array) -> jax.Array:
+def box_cox(s: jax.Array, q: jax.Array) -> jax.Array:
     """(1 - exp(-q s)) / q, and s at q = 0."""
     return jnp.where(q == 0, s, -jnp.expm1(-q * s) / jnp.where(q == 0, 1, q))
 
 
-@_box_cox.defjvp
-def _box_cox_jvp(primals, tangents):
+@box_cox.defjvp
+def box_cox_jvp(primals, tangents):
     # d/ds = exp(-q s), d/dq = -s^2 k(q s) with k(x) = (1 - (1 + x) exp(-x)) / x^2. The closed form of k cancels for
     # small x, where its Taylor series sum_n (-x)^n (n + 1) / (n + 2)! is used (next term below 2^-53 at x = 1/2).
     s, q = primals
@@ -144,7 +144,7 @@ def _box_cox_jvp(primals, tangents):
     near, far = jnp.where(small, x, 0), jnp.where(small, 1, x)
     series = _polynomial([(-1) ** n * (n + 1) / math.factorial(n + 2) for n in range(14)], near)
     closed = (-jnp.expm1(-far) - far * jnp.exp(-far)) / (far * far)
-    return _box_cox(s, q), jnp.exp(-x) * ds - jnp.where(small, series * s * s, closed * s * s) * dq
+    return box_cox(s, q), jnp.exp(-x) * ds - jnp.where(small, series * s * s, closed * s * s) * dq
 
 
 @jax.custom_jvp
