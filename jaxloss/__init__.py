@@ -3,6 +3,7 @@
 from jaxloss import metrics
 from jaxloss.derivatives import per_example_value_and_grad, per_example_value_grad_hess
 from jaxloss.divergence import softmax_kl_divergence
+from jaxloss.linear import linear_loss, map_linear_logits
 from jaxloss.margin import huber_loss, modified_huber_loss, squared_hinge_loss
 from jaxloss.probability import binary_cross_entropy, cross_entropy, negative_log_likelihood
 from jaxloss.ranking import (
@@ -40,7 +41,9 @@ __all__ = [
     "entmax_loss",
     "generalized_cross_entropy",
     "huber_loss",
+    "linear_loss",
     "log_sum_exp_pairwise_loss",
+    "map_linear_logits",
     "mean",
     "metrics",
     "modified_huber_loss",

@@ -1,10 +1,10 @@
 """A loss of a linear layer without its logits: rows in chunks, loss and gradients of a chunk in one go.
 
-With z = h W + b for the rows h of a chunk and the weighted sum L = sum_i w_i loss_i(z_i), dz = dL/dz comes from the loss,
-and the layer adds two more products, dL/dh = dz W' and dL/dW = h' dz. `weighted_sum` finds all gradients that are asked
-for beside the sum; its derivative rule is the sum of <gradient, tangent>. That is linear, so that reverse mode scales
-what is there already (three products for value and gradient, two for one side alone); forward mode is the same sum;
-and since the gradients are computed by plain JAX, the rule can be differentiated again. `jax.checkpoint` keeps the
+With z = h W + b for the rows h of a chunk and the weighted sum L = sum_i w_i loss_i(z_i), dz = dL/dz comes from the
+loss, and the layer adds two more products, dL/dh = dz W' and dL/dW = h' dz. `weighted_sum` finds all gradients that are
+asked for beside the sum; its derivative rule is the sum of <gradient, tangent>. That is linear, so that reverse mode
+scales what is there already (three products for value and gradient, two for one side alone); forward mode is the same
+sum; and since the gradients are computed by plain JAX, the rule can be differentiated again. `jax.checkpoint` keeps the
 logits of a chunk from being stored then.
 
 Inside `jax.shard_map` a value's type says over which mesh axes it varies. What enters the loop is made to vary over all
@@ -22,8 +22,8 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-Tree = Any  # of arrays
-Axes = frozenset[str]
+from jaxloss._core.chunks import Chunks, Tree, masked, vary, varying, varying_any, zeros
+from jaxloss._core.options import describe
 
 
 class Layer(NamedTuple):
@@ -67,84 +67,6 @@ class Operands(NamedTuple):
 
     def with_rows(self, rows: "Operands") -> "Operands":
         return rows._replace(kernel=self.kernel, bias=self.bias, parameters=self.parameters)
-
-
-def varying(x: Any) -> Axes:
-    """Mesh axes over which an array, or the type of one, varies inside `shard_map`."""
-    kind = (x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)).manual_axis_type
-    return frozenset() if kind is None else kind.varying
-
-
-def vary(tree: Tree, axes: Axes) -> Tree:
-    """The same values, typed as varying over `axes`, too."""
-
-    def cast(x):
-        missing = tuple(sorted(axes - varying(x)))
-        return lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(cast, tree)
-
-
-def _zeros(like: jax.ShapeDtypeStruct) -> jax.Array:
-    return vary(jnp.zeros(like.shape, like.dtype), varying(like))
-
-
-def masked(keep: jax.Array | None, tree: Tree) -> Tree:
-    """Zero in rows left out."""
-
-    def mask(x):
-        return jnp.where(jnp.expand_dims(keep, range(1, x.ndim)), x, jnp.zeros((), x.dtype))
-
-    return tree if keep is None else jax.tree.map(mask, tree)
-
-
-class Chunks(NamedTuple):
-    """Sums, and results by row, of a function of a chunk of rows, over all chunks; no loop for a single chunk."""
-
-    body: Callable[[Tree], tuple[Tree, Tree]]
-    rows: Tree
-
-    @property
-    def count(self) -> int:
-        return jax.tree.leaves(self.rows)[0].shape[0]
-
-    def at(self, i) -> Tree:
-        return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), self.rows)
-
-    def single(self) -> tuple[Tree, Tree]:
-        sums, results = self.body(self.at(0))
-        return sums, jax.tree.map(lambda x: x[None], results)
-
-    def loop(self) -> tuple[Tree, Tree]:
-        """Not differentiable in reverse, but what the body makes of nothing, such as masks' constants, stays in it.
-
-        JAX moves that out of a differentiated `scan`, where it takes the memory of several chunks.
-        """
-        if self.count == 1:
-            return self.single()
-        sums, results = jax.eval_shape(lambda: self.body(self.at(0)))
-        results = jax.tree.map(lambda x: x.update(shape=(self.count, *x.shape)), results)
-
-        def step(state):
-            i, sums, results = state
-            more, found = self.body(self.at(i))
-            results = jax.tree.map(lambda x, part: lax.dynamic_update_index_in_dim(x, part, i, 0), results, found)
-            return i + 1, jax.tree.map(jnp.add, sums, more), results
-
-        start = (jnp.int32(0), jax.tree.map(_zeros, sums), jax.tree.map(_zeros, results))
-        return lax.while_loop(lambda state: state[0] < self.count, step, start)[1:]
-
-    def scan(self) -> tuple[Tree, Tree]:
-        """The same, differentiable; of a chunk no more is stored than its rows."""
-        body = jax.checkpoint(self.body, prevent_cse=False)
-        if self.count == 1:
-            return self._replace(body=body).single()
-
-        def step(sums, chunk):
-            more, results = body(chunk)
-            return jax.tree.map(jnp.add, sums, more), results
-
-        return lax.scan(step, jax.tree.map(_zeros, jax.eval_shape(lambda: body(self.at(0)))[0]), self.rows)
 
 
 def _restrict(function: Callable, arguments: tuple, active: tuple) -> tuple[Callable, list, Callable]:
@@ -227,7 +149,10 @@ def _sum_and_gradients(plan: Plan, active: Operands, operands: Operands) -> tupl
 def _sum_and_gradients_jvp(plan, active, primals, tangents):
     (tangents,) = tangents
     perturbed = _perturbed(tangents)
-    function = lambda operands: _gather(plan.chunks(active, operands).scan())  # noqa: E731
+
+    def function(operands):
+        return _gather(plan.chunks(active, operands).scan())
+
     restricted, variables, _ = _restrict(function, primals, (perturbed,))
     return jax.jvp(restricted, variables, _restrict(function, (tangents,), (perturbed,))[1])
 
@@ -245,11 +170,12 @@ def _weighted_sum_jvp(plan, primals, tangents):
     (operands,), (tangents,) = primals, tangents
     active = _perturbed(tangents)
     total, extra, gradients = _sum_and_gradients(plan, active, operands)
-    tangent = jnp.zeros((), total.dtype)
+    parts: dict[tuple[str, ...], list[jax.Array]] = {}
     for gradient, t in zip(jax.tree.leaves(gradients), _restrict(tuple, (tangents,), (active,))[1], strict=True):
-        tangent = tangent + jnp.sum(gradient * t.astype(gradient.dtype)).astype(total.dtype)
-    within = tuple(sorted(varying(tangent) - varying(total)))
-    tangent = vary(lax.psum(tangent, within) if within else tangent, varying(total))
+        part = jnp.sum(gradient * t.astype(gradient.dtype)).astype(total.dtype)
+        parts.setdefault(tuple(sorted(varying(part) - varying(total))), []).append(part)
+    tangent = sum(lax.psum(sum(x), axes) if axes else sum(x) for axes, x in parts.items())
+    tangent = vary(tangent, varying(total))
     return (total, extra), (tangent, jax.tree.map(_no_tangent, extra))
 
 
@@ -259,4 +185,71 @@ weighted_sum.defjvp(_weighted_sum_jvp, symbolic_zeros=True)
 def _no_tangent(x: jax.Array) -> jax.Array | np.ndarray:
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         return np.zeros(x.shape, jax.dtypes.float0)
-    return vary(jnp.zeros(x.shape, x.dtype), varying(x))
+    return zeros(x)
+
+
+def layer_of(hidden: jax.Array, kernel: jax.Array, class_axis: int, precision: Any) -> Layer:
+    """Factors in the common dtype of rows and kernel, sums in float32 (float64 for float64)."""
+    operand = jnp.promote_types(hidden.dtype, kernel.dtype)
+    dtype = jnp.dtype(jnp.float64 if operand == jnp.float64 else jnp.float32)
+    return Layer(class_axis, operand, dtype, precision)
+
+
+def row_sum(layer: Layer, loss: Callable, operands: Operands) -> tuple[jax.Array, Tree]:
+    """`weighted_sum` of a function (logits, labels, parameters) that may close over traced arrays."""
+    layered = (operands.hidden, operands.kernel, operands.bias)
+    hidden, kernel, bias = vary(layered, varying_any(layered))
+    operands = operands._replace(hidden=hidden, kernel=kernel.astype(layer.operand), bias=bias)
+
+    def types():
+        rows = jax.tree.map(lambda x: x[0], operands.rows)
+        return layer.logits(rows.hidden, operands.kernel, bias), rows.labels, operands.parameters
+
+    axes = varying(jax.eval_shape(lambda: loss(*types()))[0])
+    operands = operands._replace(
+        labels=vary(operands.labels, axes),
+        weights=vary(operands.weights, axes),
+        parameters=vary(operands.parameters, axes),
+    )
+    function, enclosed = jax.closure_convert(loss, *jax.eval_shape(types))
+    for x in enclosed:
+        if axes - varying(x):
+            raise ValueError(
+                f"linear_loss: `loss` closes over a traced {describe(x)} that is the same on all devices of mesh axes "
+                f"{sorted(axes - varying(x))}. Pass it in `loss_args`."
+            )
+    plan = Plan(lambda z, labels, parameters: function(z, labels, parameters[0], *parameters[1]), layer)
+    return weighted_sum(plan, operands._replace(parameters=(operands.parameters, enclosed)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _logits(layer: Layer, hidden: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Logits whose cotangents are rounded to the factors' dtype, once, before the products of reverse mode."""
+    return layer.logits(hidden, kernel, None)
+
+
+def _logits_jvp(layer, primals, tangents):
+    (hidden, kernel), perturbed = primals, _perturbed(tangents)
+    narrow = layer._replace(dtype=layer.operand)
+    parts = [
+        narrow.logits(*pair, None).astype(layer.dtype)
+        for pair, yes in zip([(tangents[0], kernel), (hidden, tangents[1])], perturbed, strict=True)
+        if yes
+    ]
+    return _logits(layer, hidden, kernel), sum(parts[1:], parts[0])
+
+
+_logits.defjvp(_logits_jvp, symbolic_zeros=True)
+
+
+def row_results(layer: Layer, function: Callable, hidden: jax.Array, kernel: jax.Array, bias: Any, rows: Tree) -> Tree:
+    """Results by row, [chunks, rows, ...], of a function (logits, *rows); logits are computed again in reverse mode."""
+    hidden, kernel, bias = vary((hidden, kernel, bias), varying_any((hidden, kernel, bias)))
+    # The loop adds up the cotangents of the kernel in the kernel's dtype.
+    kernel = kernel.astype(layer.dtype)
+
+    def chunk(hidden, rows):
+        z = _logits(layer, hidden, kernel)
+        return function(z if bias is None else z + bias.astype(z.dtype)[None, :], *rows)
+
+    return lax.map(lambda x: jax.checkpoint(chunk, prevent_cse=False)(*x), (hidden, rows))

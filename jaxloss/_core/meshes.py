@@ -1,0 +1,170 @@
+"""A function of rows and a kernel on a mesh: how its arguments are laid out, and the `shard_map` that runs it.
+
+Rows are split over the axes of the batch and classes over theirs; a kernel that is split over the batch's axes as well
+(fully sharded data parallelism) is gathered once, before the rows are looped over. On explicit meshes the types of the
+arguments say all this; on automatic meshes the caller names the axes.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxloss._core.options import AxisName, describe
+
+Tree = Any
+Spec = str | P | None
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    """Mesh axes of an entry of a `PartitionSpec`."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _entry(names: tuple[str, ...]) -> Any:
+    return names[0] if len(names) == 1 else names or None
+
+
+def _typed(x: jax.Array) -> P:
+    """How the type of an array says that it is laid out, an entry for each axis (explicit meshes)."""
+    spec = jax.typeof(x).sharding.spec
+    return P(*spec, *[None] * (x.ndim - len(spec)))
+
+
+class Layout(NamedTuple):
+    """Where rows and classes lie."""
+
+    mesh: Mesh | AbstractMesh
+    batch: P  # an entry for each batch axis
+    classes: tuple[str, ...]
+    class_axis: int  # of the kernel
+
+    @property
+    def batch_names(self) -> tuple[str, ...]:
+        return sum(map(_names, self.batch), ())
+
+    @property
+    def shards(self) -> int:
+        """How many the classes are split into."""
+        return math.prod(self.mesh.shape[name] for name in self.classes)
+
+    def specs(self, tree: Tree, given: Tree, by_row: bool) -> Tree:
+        """Specs of a tree of arrays: as given, else rows by the batch's axes and the rest as the types say."""
+
+        def default(x):
+            if not by_row:
+                return _typed(x)
+            rest = [_entry(tuple(n for n in _names(e) if n not in self.batch_names)) for e in _typed(x)]
+            return P(*self.batch, *rest[len(self.batch) :])
+
+        if given is None:
+            return jax.tree.map(default, tree)
+        given = jax.tree.map(lambda spec: P(spec) if isinstance(spec, str) else spec, given, is_leaf=_is_spec)
+        return jax.tree.map(lambda spec, part: jax.tree.map(lambda _: spec, part), given, tree, is_leaf=_is_spec)
+
+    def padded(self, x: jax.Array, spec: P, value: float = 0) -> jax.Array:
+        """With classes added where their number does not divide into the shards."""
+        entries = (*spec, *[None] * (x.ndim - len(spec)))
+        widths = [
+            -size % self.shards if _names(e) == self.classes else 0 for size, e in zip(x.shape, entries, strict=True)
+        ]
+        return jnp.pad(x, [(0, width) for width in widths], constant_values=value) if any(widths) else x
+
+    def run(self, function: Callable, arguments: "Arguments", rows_spec: Tree, shared_spec: Tree, out_specs: Tree):
+        """The function of the shards of its arguments."""
+        kernel, bias = arguments.kernel, arguments.bias
+        if self.classes and kernel.shape[self.class_axis] % self.shards and bias is None:
+            bias = jnp.zeros(kernel.shape[self.class_axis], kernel.dtype)
+        classes = P(_entry(self.classes))
+        bias = None if bias is None else self.padded(bias, classes, -jnp.inf)
+        specs = Arguments(
+            P(*self.batch, None),
+            P(None, *classes) if self.class_axis else P(*classes, None),
+            None if bias is None else classes,
+            self.specs(arguments.rows, rows_spec, True),
+            self.specs(arguments.shared, shared_spec, False),
+        )
+        leaves, structure = jax.tree.flatten(arguments._replace(bias=bias))
+        in_specs = tuple(jax.tree.leaves(specs))
+        leaves = [self.padded(x, spec) for x, spec in zip(leaves, in_specs, strict=True)]
+        if self.mesh.explicit_axes:
+            leaves = [jax.sharding.reshard(x, spec) for x, spec in zip(leaves, in_specs, strict=True)]
+
+        def shard(*leaves):
+            return function(*structure.unflatten(leaves))
+
+        return jax.shard_map(shard, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)(*leaves)
+
+
+class Arguments(NamedTuple):
+    """Of a function of a linear layer, or their specs."""
+
+    hidden: Any
+    kernel: Any
+    bias: Any
+    rows: Tree  # arrays that have an entry for each row
+    shared: Tree  # arrays that have not
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, P | str)
+
+
+def layout(name: str, hidden: jax.Array, kernel: jax.Array, class_axis: int, mesh: Mesh | None, batch_spec: Spec,
+           axis_name: AxisName) -> Layout | None:  # fmt: skip
+    """The layout that the caller names or the types say; None where nothing is split, or inside `shard_map`."""
+    kernel_spec, hidden_spec = _typed(kernel), _typed(hidden)
+    named = batch_spec is not None or axis_name is not None
+    if not named and not any([*kernel_spec, *hidden_spec]):
+        return None
+    ambient = jax.sharding.get_abstract_mesh()
+    devices = mesh or (jax.typeof(hidden).sharding.mesh if ambient.empty else ambient)
+    if devices.empty:
+        raise ValueError(
+            f"{name}: `batch_spec` and `axis_name` name axes of a mesh; there is none here. Call it under "
+            "jax.set_mesh(mesh), or pass mesh=mesh."
+        )
+    batch = P(batch_spec) if isinstance(batch_spec, str) else batch_spec
+    batch = P(*hidden_spec[:-1]) if batch is None else batch
+    if len(batch) > hidden.ndim - 1:
+        raise ValueError(
+            f"{name}: `batch_spec` must have at most an entry for each batch axis of `hidden` {describe(hidden)}; "
+            f"got {batch}."
+        )
+    batch = P(*batch, *[None] * (hidden.ndim - 1 - len(batch)))
+    rows = sum(map(_names, batch), ())
+    classes = _names(kernel_spec[class_axis]) if axis_name is None else _names(axis_name)
+    if axis_name is None:
+        classes = tuple(n for n in classes if n not in rows)
+    _check(name, devices, batch, rows, classes, hidden, hidden_spec)
+    return Layout(devices, batch, classes, class_axis)
+
+
+def _check(name, mesh, batch, rows, classes, hidden, hidden_spec) -> None:
+    for axis in (*rows, *classes):
+        if axis not in mesh.axis_names:
+            raise ValueError(f"{name}: the mesh has no axis {axis!r}; it has {', '.join(map(repr, mesh.axis_names))}.")
+        if axis in mesh.manual_axes:
+            raise ValueError(
+                f"{name}: inside jax.shard_map over {axis!r} the arguments are shards already: leave out `batch_spec` "
+                "and `axis_name` here, and name the axis of the classes in the loss alone."
+            )
+    both = set(rows) & set(classes)
+    if both:
+        raise ValueError(f"{name}: rows and classes must lie on different mesh axes; both are given {sorted(both)}.")
+    if _names(hidden_spec[-1]):
+        raise ValueError(
+            f"{name}: the last axis of `hidden` must be whole on every device; its type says {hidden_spec}. Use "
+            "jax.sharding.reshard(hidden, ...) before."
+        )
+    for size, entry in zip(hidden.shape, batch, strict=False):
+        parts = math.prod(mesh.shape[n] for n in _names(entry))
+        if size % parts:
+            raise ValueError(
+                f"{name}: {size} rows of `hidden` {describe(hidden)} do not divide over the {parts} devices of mesh "
+                f"axis {entry!r}. Add rows and leave them out with `where`."
+            )

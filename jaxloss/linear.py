@@ -1,0 +1,261 @@
+"""Losses of the last linear layer from its input and its kernel, chunk by chunk, without the logits of all rows.
+
+Below, h is a row of the hidden states, W the kernel, b the bias and z = h W + b the row's logits.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from jaxloss._core.arguments import check_floating, check_where
+from jaxloss._core.chunks import Split, Tree, split, varying_any
+from jaxloss._core.linear import Operands, layer_of, row_results, row_sum
+from jaxloss._core.linear_arguments import check_results, checked_layer, checked_rows, hashable
+from jaxloss._core.meshes import Layout, P, Spec, layout
+from jaxloss._core.options import AxisName, describe
+from jaxloss.reduction import LossSum
+
+CHUNK_BYTES = {"cpu": 112 * 2**20}
+"""Of the logits of a chunk, by platform; 1 GiB on others. docs/performance.md says how it was chosen."""
+
+
+def linear_loss(
+    loss: Callable[..., Any],
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: Tree,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    loss_args: tuple = (),
+    has_aux: bool = False,
+    axis: int = -1,
+    chunk_rows: int | None = None,
+    precision: Any = None,
+    mesh: Mesh | None = None,
+    batch_spec: Spec = None,
+    axis_name: AxisName = None,
+    labels_spec: Tree = None,
+    loss_args_spec: Tree = None,
+) -> Any:
+    """Sum of a loss over the rows of a linear layer, with every derivative, never holding all logits.
+
+    total = sum_i w_i loss(h_i W + b, y_i). Chunks of rows are looped over; of each, the logits, the losses and the
+    gradients dz (rounded once to the dtype of the factors), dh = dz W' and dW = h' dz (added up in float32) are found
+    in one go, so that value and gradient take three matrix products, and those with respect to one of h and W two.
+    Forward mode and higher derivatives work.
+
+    Args:
+      loss: function (logits [rows, C], labels of those rows, *loss_args) -> losses [rows], whose rows do not depend on
+        each other; a loss of jaxloss (options by `functools.partial`), of optax, or any other, with a cap or a
+        temperature of the logits inside if wanted. Logits come in float32 (float64 for float64 factors). In eager
+        calls, pass the same function each time: another one is compiled anew.
+      hidden: float array [*batch, H].
+      kernel: float array [H, C], or [C, H] with axis=0 (a tied embedding table; it is not copied). Rows and kernel of
+        two dtypes are multiplied in the one that holds both.
+      labels: array or tree of arrays [*batch, ...] of any dtype, an entry for each row: ids, distributions, logits or
+        hidden states of a teacher, advantages. Differentiable.
+      bias: float array [C]; an entry of -inf leaves a class out.
+      where: boolean [*batch], rows to keep; others may hold anything and give loss 0, gradient 0.
+      weights: float array [*batch], a weight of each row; 1 each if None. Differentiable.
+      loss_args: tuple of further arguments of `loss`, trees of arrays, differentiable. Traced arrays that `loss` closes
+        over are differentiated, too.
+      has_aux: whether `loss` returns (losses, auxiliary results), the latter a tree of arrays [rows, ...] to be logged;
+        they count as constants.
+      axis: the class axis of `kernel`.
+      chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, as many as have
+        logits of 112 MiB on CPU, of 1 GiB elsewhere.
+      precision: of the products, as for `jax.numpy.dot`.
+      mesh: the mesh that the following names belong to; that of `jax.set_mesh` or of the arguments if None.
+      batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
+      axis_name: the mesh axis that shards the classes; give it to `loss` as well, which sees a shard of the logits.
+        Classes that do not divide are filled up with logits of -inf.
+      labels_spec: tree of `PartitionSpec` for labels that are sharded over more than `batch_spec`.
+      loss_args_spec: tree of `PartitionSpec` for `loss_args`, whole on every device if None.
+
+    On explicit meshes the types of the arguments replace the last four; inside `jax.shard_map` give none of them.
+
+    Returns:
+      `LossSum`, whose `mean()` is the mean over the rows kept and whose sums add up over microbatches and devices; with
+      `has_aux`, a pair of it and the auxiliary results [*batch, ...], 0 in rows left out.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.
+
+    Identities:
+      `LossSum.of(loss(hidden @ kernel + bias, labels), where, weights)`, for every `chunk_rows`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxloss
+      >>> hidden, kernel, ids = jnp.ones((6, 4)), jnp.eye(4, 10), jnp.array([0, 1, 2, 3, 4, -100])
+      >>> def loss(kernel):
+      ...     known = ids >= 0
+      ...     total = jaxloss.linear_loss(jaxloss.softmax_cross_entropy, hidden, kernel, ids, where=known, chunk_rows=2)
+      ...     return total.mean()
+      >>> value, gradient = jax.value_and_grad(loss)(kernel)
+      >>> print(value, gradient.shape)
+      2.025722 (4, 10)
+
+    Reference:
+      Hsu et al., Liger Kernel: Efficient Triton Kernels for LLM Training (2024), has gradients in the forward pass.
+    """
+    name = "linear_loss"
+    given, batch, class_axis = checked_layer(name, hidden, kernel, bias, labels, axis)
+    labels = given.rows
+    where, weights = (None if x is None else jnp.asarray(x) for x in (where, weights))
+    check_where(name, where, {batch: "rows to keep"})
+    if weights is not None:
+        check_floating(name, "weights", weights)
+        if weights.shape != batch:
+            raise ValueError(f"{name}: `weights` must have shape {batch}; got {describe(weights)}.")
+    if not isinstance(loss_args, tuple):
+        raise TypeError(f"{name}: `loss_args` must be a tuple; got {type(loss_args).__name__}. For one pass (x,).")
+    arguments = given._replace(rows=(labels, weights, where), shared=jax.tree.map(jnp.asarray, loss_args))
+    place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name)
+    run = partial(_sum, hashable(name, "loss", loss), has_aux, class_axis, checked_rows(name, chunk_rows), precision)
+    if place is None:
+        total, extra = run(*arguments)
+    else:
+        rows_spec = None if labels_spec is None else (labels_spec, place.batch, place.batch)
+        shard = partial(_sum_over_devices, place, run)
+        total, extra = place.run(shard, arguments, rows_spec, loss_args_spec, (P(), place.batch))
+    ones = jnp.ones(batch, total.dtype) if weights is None else weights
+    result = LossSum(total, LossSum.of(ones, where).total)
+    return (result, extra) if has_aux else result
+
+
+def map_linear_logits(
+    fn: Callable[..., Tree],
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    *rows: Tree,
+    bias: ArrayLike | None = None,
+    axis: int = -1,
+    chunk_rows: int | None = None,
+    precision: Any = None,
+    mesh: Mesh | None = None,
+    batch_spec: Spec = None,
+    axis_name: AxisName = None,
+    rows_spec: Tree = None,
+) -> Tree:
+    """Results by row of a function of the logits of a linear layer, never holding all logits.
+
+    r_i = fn(h_i W + b, x_i): log-probabilities for reinforcement learning, divergences for distillation, entropies and
+    ranks for evaluation. Chunks of rows are looped over; reverse mode computes the logits of a chunk again (four matrix
+    products for value and gradient), so that memory is bounded in every mode. Where only a weighted sum of losses is
+    wanted, `linear_loss` needs three.
+
+    Args:
+      fn: function (logits [rows, C], *rows of the same) -> tree of arrays [rows, ...], whose rows do not depend on each
+        other. Logits come in float32 (float64 for float64 factors). It may close over traced arrays.
+      hidden: float array [*batch, H].
+      kernel: float array [H, C], or [C, H] with axis=0 (a tied embedding table; it is not copied). Rows and kernel of
+        two dtypes are multiplied in the one that holds both.
+      *rows: arrays or trees of arrays [*batch, ...], an entry for each row. Differentiable.
+      bias: float array [C]; an entry of -inf leaves a class out.
+      axis: the class axis of `kernel`.
+      chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, as many as have
+        logits of 112 MiB on CPU, of 1 GiB elsewhere.
+      precision: of the products, as for `jax.numpy.dot`.
+      mesh: the mesh that the following names belong to; that of `jax.set_mesh` or of the arguments if None.
+      batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
+      axis_name: the mesh axis that shards the classes; `fn` sees a shard of the logits and has to combine its results
+        over that axis. Classes that do not divide are filled up with logits of -inf.
+      rows_spec: tuple of trees of `PartitionSpec` for `rows` that are sharded over more than `batch_spec`.
+
+    On explicit meshes the types of the arguments replace the last three; inside `jax.shard_map` give none of them.
+
+    Returns:
+      Tree of arrays [*batch, ...].
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.
+
+    Identities:
+      `fn(hidden @ kernel + bias, *rows)`, for every `chunk_rows`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> hidden, kernel, ids = jnp.ones((2, 3, 4)), jnp.eye(4, 10), jnp.array([[0, 1, 2], [3, 4, 5]])
+      >>> def log_prob(logits, ids):
+      ...     return -jaxloss.softmax_cross_entropy(logits, ids)
+      >>> print(jaxloss.map_linear_logits(log_prob, hidden, kernel, ids, chunk_rows=4))
+      [[-1.825722 -1.825722 -1.825722]
+       [-1.825722 -2.825722 -2.825722]]
+    """
+    name = "map_linear_logits"
+    arguments, _, class_axis = checked_layer(name, hidden, kernel, bias, rows, axis)
+    place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name)
+    run = partial(_map, hashable(name, "fn", fn), class_axis, checked_rows(name, chunk_rows), precision)
+    if place is None:
+        return run(*arguments)
+    return place.run(run, arguments, rows_spec, None, place.batch)
+
+
+def _split(batch: tuple[int, ...], classes: int, dtype: jnp.dtype, chunk_rows: int | None) -> Split:
+    budget = CHUNK_BYTES.get(jax.default_backend(), 2**30)
+    return split(batch, max(1, budget // (classes * dtype.itemsize)) if chunk_rows is None else chunk_rows)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), inline=True)
+def _sum(loss, has_aux, class_axis, chunk_rows, precision, hidden, kernel, bias, rows, parameters):
+    labels, weights, where = rows
+    layer = layer_of(hidden, kernel, class_axis, precision)
+    parts = _split(hidden.shape[:-1], kernel.shape[class_axis], layer.dtype, chunk_rows)
+
+    def checked(z, labels, parameters):
+        found = loss(z, labels, *parameters)
+        if has_aux and not (isinstance(found, tuple) and len(found) == 2):
+            raise TypeError(
+                f"linear_loss: with has_aux, `loss` must return (losses, auxiliary results); got {found!r}."
+            )
+        losses, extra = found if has_aux else (found, ())
+        losses = jnp.asarray(losses)
+        check_results("linear_loss", "loss", z, losses, exactly=True)
+        check_results("linear_loss", "loss", z, extra)
+        return losses.astype(z.dtype), extra
+
+    operands = Operands(
+        hidden=parts.apply(hidden),
+        labels=jax.tree.map(parts.apply, labels),
+        weights=None if weights is None else parts.apply(weights),
+        keep=parts.keep(where),
+        kernel=kernel,
+        bias=bias,
+        parameters=parameters,
+    )
+    total, extra = row_sum(layer, checked, operands)
+    return total, jax.tree.map(parts.undo, extra)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
+def _map(fn, class_axis, chunk_rows, precision, hidden, kernel, bias, rows, _):
+    layer = layer_of(hidden, kernel, class_axis, precision)
+    parts = _split(hidden.shape[:-1], kernel.shape[class_axis], layer.dtype, chunk_rows)
+
+    def checked(z, *rows):
+        found = jax.tree.map(jnp.asarray, fn(z, *rows))
+        check_results("map_linear_logits", "fn", z, found)
+        return found
+
+    found = row_results(layer, checked, parts.apply(hidden), kernel, bias, jax.tree.map(parts.apply, rows))
+    return jax.tree.map(parts.undo, found)
+
+
+def _sum_over_devices(place: Layout, run: Callable, *arguments) -> tuple[jax.Array, Tree]:
+    total, extra = run(*arguments)
+    split_by_classes = varying_any((total, extra)) & set(place.classes)
+    if split_by_classes:
+        axis = place.classes[0] if len(place.classes) == 1 else place.classes
+        raise ValueError(
+            f"linear_loss: `loss` must combine its results over the shards of the classes on mesh axis {axis!r}; for a "
+            f"loss of jaxloss pass functools.partial(loss, axis_name={axis!r})."
+        )
+    return lax.psum(total, place.batch_names) if place.batch_names else total, extra
