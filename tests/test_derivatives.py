@@ -211,8 +211,15 @@ def test_statistics_build_the_losses(rng):
         p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
         py = p[np.arange(6), np.asarray(ids)]
         expected = (np.log(py / (1 - py)), -np.log(py), -np.log1p(-py), py, 1 - py, np.log(np.exp(z).sum(1)))
-        for got, wanted in zip(row, (*expected, -(p * np.log(p)).sum(1)), strict=True):
+        right = z.argmax(1) == np.asarray(ids)
+        for got, wanted in zip(row, (*expected, -(p * np.log(p)).sum(1), right), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=2e-6)
+    tied = jaxloss.softmax_statistics(
+        jnp.array([[1.0, 1.0, 0.0]] * 4), jnp.array([0, 1, 2, 3]), where=jnp.ones(4, bool)
+    )
+    np.testing.assert_array_equal(tied.accuracy, [1, 1, 0, np.nan])
+    soft = jaxloss.softmax_statistics(jnp.array([1.0, 1.0, 0.0]), jnp.array([0.5, 0.25, 0.25]))
+    assert soft.accuracy == 0.75
     entropy_gradient = jax.grad(lambda z: jnp.sum(jaxloss.softmax_statistics(z, ids).entropy))(logits)
     entropy = -(p * np.log(p)).sum(1, keepdims=True)
     np.testing.assert_allclose(entropy_gradient, -p * (np.log(p) + entropy), rtol=1e-4, atol=1e-6)

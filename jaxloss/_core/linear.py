@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._core.chunks import Chunks, Tree, masked, vary, varying, varying_any, zeros
+from jaxloss._core.chunks import Chunks, Tree, masked, vary, varying, varying_any
 from jaxloss._core.options import describe
 
 
@@ -179,16 +178,11 @@ def _weighted_sum_jvp(plan, primals, tangents):
         parts.setdefault(tuple(sorted(varying(part) - varying(total))), []).append(part)
     tangent = sum(lax.psum(sum(x), axes) if axes else sum(x) for axes, x in parts.items())
     tangent = vary(tangent, varying(total))
-    return (total, extra), (tangent, jax.tree.map(_no_tangent, extra))
+    constants = jax.tree.map(lambda x: SymbolicZero(jax.typeof(x).to_tangent_aval()), extra)
+    return (total, extra), (tangent, constants)
 
 
 weighted_sum.defjvp(_weighted_sum_jvp, symbolic_zeros=True)
-
-
-def _no_tangent(x: jax.Array) -> jax.Array | np.ndarray:
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        return np.zeros(x.shape, jax.dtypes.float0)
-    return zeros(x)
 
 
 def layer_of(hidden: jax.Array, kernel: jax.Array, class_axis: int, precision: Any) -> Layer:

@@ -1,0 +1,294 @@
+"""Losses of a linear layer on a mesh of 2 x 4 devices, rows and classes split: one device's numbers, no gathers."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxloss
+
+BATCH, TIME, WIDTH, SIZE, CHUNK = 4, 6, 8, 20, 4
+CE = jaxloss.softmax_cross_entropy
+KERNEL = P(None, "model")
+KINDS = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+
+
+def mesh(kind):
+    return jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
+
+
+def close(got, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), got, expected)
+
+
+def focal(logits, labels, gamma, axis_name=None):
+    losses = jaxloss.softmax_focal_loss(logits, labels, gamma=gamma, label_smoothing=0.1, axis_name=axis_name)
+    return losses + CE(logits, labels, z_loss=1e-2, axis_name=axis_name)
+
+
+class Problem:
+    """Arguments of a loss by everything that can be differentiated, on one device and on a mesh."""
+
+    def __init__(self, rng, size=SIZE, soft=False):
+        self.where = jnp.asarray(rng.uniform(size=(BATCH, TIME)) < 0.8)
+        ids = jnp.asarray(rng.integers(0, size, (BATCH, TIME)), jnp.int32)
+        distributions = jnp.asarray(rng.dirichlet(np.ones(size), (BATCH, TIME)), jnp.float32)
+        self.labels = distributions if soft else ids
+        hidden = rng.normal(size=(BATCH, TIME, WIDTH))
+        kernel, bias, weights = rng.normal(size=(WIDTH, size)), rng.normal(size=size), rng.uniform(size=(BATCH, TIME))
+        self.x = tuple(jnp.asarray(a, jnp.float32) for a in (hidden, kernel, bias, weights, 1.5))
+        self.t = jax.tree.map(lambda a: jnp.cos(3 * a), self.x)
+
+    def loss(self, hidden, kernel, bias, weights, gamma, function=focal, labels=None, **options):
+        labels = self.labels if labels is None else labels
+        rest = {"bias": bias, "where": self.where, "weights": weights, "loss_args": (gamma,), "chunk_rows": CHUNK}
+        return jaxloss.linear_loss(function, hidden, kernel, labels, **rest, **options).mean()
+
+    def expected(self, transform):
+        return jax.jit(partial(transform, self.loss))(self.x, self.t)
+
+    def placed(self, devices, x, kernel=KERNEL):
+        specs = (P("data"), kernel, P("model"), P("data"), P())
+        return tuple(jax.device_put(a, NamedSharding(devices, s)) for a, s in zip(x, specs, strict=True))
+
+
+BY_ALL = tuple(range(5))
+TRANSFORMS = {
+    "value and gradient": lambda f, x, t: jax.value_and_grad(f, BY_ALL)(*x),
+    "jvp": lambda f, x, t: jax.jvp(f, x, t),
+    "forward over reverse": lambda f, x, t: jax.jvp(jax.grad(f, BY_ALL), x, t)[1],
+    "reverse over forward": lambda f, x, t: jax.grad(lambda x: jax.jvp(f, x, t)[1])(x),
+    "one side": lambda f, x, t: jax.grad(f, 1)(*x),
+}
+NAMES = {"batch_spec": "data", "axis_name": "model"}
+
+
+@KINDS
+@pytest.mark.parametrize("soft", [False, True], ids=["ids", "soft"])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_rows_and_classes_split(name, soft, kind, rng):
+    problem, devices = Problem(rng, soft=soft), mesh(kind)
+    labels = jax.device_put(
+        problem.labels, NamedSharding(devices, P("data", None, "model") if soft else P("data", None))
+    )
+    names = NAMES | {"labels_spec": P("data", None, "model") if soft else None} if kind == AxisType.Auto else {}
+    loss = partial(problem.loss, function=partial(focal, axis_name="model"), labels=labels, **names)
+    x, t = problem.placed(devices, problem.x), problem.placed(devices, problem.t)
+    with jax.set_mesh(devices):
+        got = jax.jit(partial(TRANSFORMS[name], loss))(x, t)
+    close(got, problem.expected(TRANSFORMS[name]))
+
+
+def collectives(text: str) -> list[tuple[bool, str, int]]:
+    """Every collective of a compiled program: whether it stands in a loop, its kind, and how many numbers it moves."""
+    bodies, current, calls, found = set(re.findall(r"body=%?([\w.\-]+)", text)), "", {}, []
+    for line in text.splitlines():
+        head = re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line)
+        if head and not line.startswith(" "):
+            current = head[1]
+        calls.setdefault(current, set()).update(re.findall(r"(?:calls|to_apply|body)=%?([\w.\-]+)", line))
+        match = re.search(r"= (.*?) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)\(", line)
+        if match:
+            sizes = [np.prod([int(n) for n in dims.split(",") if n]) for dims in re.findall(r"\[([\d,]*)\]", match[1])]
+            found.append((current, match[2], int(sum(sizes))))
+    inside, front = set(), set(bodies)
+    while front:
+        inside |= front
+        front = {c for name in front for c in calls.get(name, ())} - inside
+    return [(where in inside, kind, size) for where, kind, size in found]
+
+
+@KINDS
+def test_collectives_of_the_compiled_program(kind, rng):
+    """In the loop only the rows' statistics; gradients are reduced once, after it; nothing is gathered."""
+    problem, devices = Problem(rng), mesh(kind)
+    names = NAMES if kind == AxisType.Auto else {}
+    labels = jax.device_put(problem.labels, NamedSharding(devices, P("data")))
+
+    def loss(hidden, kernel):
+        function = partial(CE, axis_name="model")
+        return jaxloss.linear_loss(function, hidden, kernel, labels, chunk_rows=CHUNK, **names).mean()
+
+    x = problem.placed(devices, problem.x)[:2]
+    with jax.set_mesh(devices):
+        text = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*x).compile().as_text()
+    found = collectives(text)
+    assert {kind for _, kind, _ in found} == {"all-reduce"}, found
+    assert sum(size for inside, _, size in found if inside) <= 4 * CHUNK, found
+    assert sum(inside for inside, _, _ in found) <= 3, found
+    after = sum(size for inside, _, size in found if not inside)
+    local = WIDTH * SIZE // 4 + BATCH * TIME * WIDTH // 2
+    assert local <= after <= local + 4, found
+
+
+@KINDS
+def test_a_kernel_split_over_the_batch_as_well_is_gathered_once(kind, rng):
+    problem, devices = Problem(rng), mesh(kind)
+    names = NAMES if kind == AxisType.Auto else {}
+    loss = partial(problem.loss, function=partial(focal, axis_name="model"), **names)
+    x = problem.placed(devices, problem.x, kernel=P("data", "model"))
+    with jax.set_mesh(devices):
+        program = jax.jit(lambda *x: jax.value_and_grad(loss, BY_ALL)(*x))
+        got = program(*x)
+        found = collectives(program.lower(*x).compile().as_text())
+    close(got, problem.expected(TRANSFORMS["value and gradient"]))
+    gathered = [(inside, size) for inside, kind, size in found if kind == "all-gather"]
+    assert gathered == [(False, WIDTH * SIZE // 4)]
+    if kind == AxisType.Explicit:
+        assert got[1][1].sharding.spec == P("data", "model")
+
+
+@pytest.mark.parametrize("size", [18, 21, 23])
+@pytest.mark.parametrize("soft", [False, True], ids=["ids", "soft"])
+def test_classes_that_do_not_divide_are_filled_up(soft, size, rng):
+    """Megatron#737: smoothing over the classes that exist. Columns of zeros would each add 1 to the sum (tokamax)."""
+    problem = Problem(rng, size, soft)
+    names = NAMES | {"labels_spec": P("data", None, "model") if soft else None}
+    loss = partial(problem.loss, function=partial(focal, axis_name="model"), **names)
+
+    def without_bias(loss):
+        return jax.value_and_grad(lambda h, k: loss(h, k, None, *problem.x[3:]), (0, 1))
+
+    with jax.set_mesh(mesh(AxisType.Auto)):
+        got = jax.jit(jax.value_and_grad(loss, BY_ALL))(*problem.x)
+        got_without = jax.jit(without_bias(loss))(*problem.x[:2])
+    close(got, problem.expected(TRANSFORMS["value and gradient"]))
+    close(got_without, without_bias(problem.loss)(*problem.x[:2]))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_inside_a_shard_map_of_the_user(name, rng):
+    problem = Problem(rng)
+
+    def loss(hidden, kernel, bias, weights, gamma):
+        def shard(hidden, kernel, bias, weights, gamma, labels, where):
+            rest = {"bias": bias, "where": where, "weights": weights, "loss_args": (gamma,), "chunk_rows": CHUNK}
+            total = jaxloss.linear_loss(partial(focal, axis_name="model"), hidden, kernel, labels, **rest)
+            return lax.psum(total, "data").mean()
+
+        specs = (P("data"), P(None, "model"), P("model"), P("data"), P(), P("data"), P("data"))
+        sharded = jax.shard_map(shard, mesh=mesh(AxisType.Auto), in_specs=specs, out_specs=P())
+        return sharded(hidden, kernel, bias, weights, gamma, problem.labels, problem.where)
+
+    got = jax.jit(partial(TRANSFORMS[name], loss))(problem.x, problem.t)
+    close(got, problem.expected(TRANSFORMS[name]))
+
+
+@KINDS
+def test_rows_alone_or_classes_alone(kind, rng):
+    problem, devices = Problem(rng), mesh(kind)
+    plain = problem.expected(TRANSFORMS["value and gradient"])
+    both = {"axis_name": "model"}, partial(focal, axis_name="model"), (P(), P(None, "model"), P("model"), P(), P())
+    rows = {"batch_spec": P("data", None)}, focal, (P("data"), P(), P(), P("data"), P())
+    time = {"batch_spec": P(None, "data")}, focal, (P(None, "data"), P(), P(), P(None, "data"), P())
+    for names, function, specs in (both, rows, time):
+        x = tuple(jax.device_put(a, NamedSharding(devices, s)) for a, s in zip(problem.x, specs, strict=True))
+        loss = partial(problem.loss, function=function, **(names if kind == AxisType.Auto else {}))
+        with jax.set_mesh(devices):
+            close(jax.jit(jax.value_and_grad(loss, BY_ALL))(*x), plain)
+
+
+@KINDS
+def test_auxiliary_results_tables_and_results_by_row(kind, rng):
+    problem, devices = Problem(rng), mesh(kind)
+    hidden, kernel = problem.x[:2]
+
+    def results(logits, labels, axis_name=None):
+        row = jaxloss.softmax_statistics(logits, labels, axis_name=axis_name)
+        return row.negative_log_probability, {"right": row.accuracy == 1, "entropy": row.entropy}
+
+    expected = results(hidden @ kernel, problem.labels)
+    sharded, names = partial(results, axis_name="model"), NAMES if kind == AxisType.Auto else {}
+    x, table, labels = (
+        jax.device_put(a, NamedSharding(devices, s))
+        for a, s in ((hidden, P("data")), (kernel.T, P("model")), (problem.labels, P("data")))
+    )
+
+    @jax.jit
+    def run(x, table, labels):
+        rest = {"axis": 0, "chunk_rows": CHUNK, **names}
+        summed = jaxloss.linear_loss(sharded, x, table, labels, has_aux=True, **rest)
+        return summed, jaxloss.map_linear_logits(sharded, x, table, labels, **rest)
+
+    with jax.set_mesh(devices):
+        (total, extra), by_row = run(x, table, labels)
+        by_table = jax.jit(jax.grad(lambda t: jnp.sum(run(x, t, labels)[1][0] ** 2)))(table)
+    close(total.total, jnp.sum(expected[0]))
+    close(extra, expected[1])
+    close(by_row, expected)
+    close(by_table, jax.grad(lambda t: jnp.sum(results(hidden @ t.T, problem.labels)[0] ** 2))(kernel.T))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_train_step_on_an_explicit_mesh(rng):
+    problem, devices = Problem(rng), mesh(AxisType.Explicit)
+    optimizer = optax.adamw(0.1)
+
+    def step(kernel, state, hidden, labels, function):
+        def loss(kernel):
+            return jaxloss.linear_loss(function, hidden, kernel, labels, chunk_rows=CHUNK).mean()
+
+        value, gradient = jax.value_and_grad(loss)(kernel)
+        updates, state = optimizer.update(gradient, state, kernel)
+        return optax.apply_updates(kernel, updates), state, value
+
+    hidden, kernel = problem.x[:2]
+    expected = step(kernel, optimizer.init(kernel), hidden, problem.labels, CE)
+    with jax.set_mesh(devices):
+        x = problem.placed(devices, problem.x)
+        labels = jax.device_put(problem.labels, NamedSharding(devices, P("data")))
+        program = jax.jit(partial(step, function=partial(CE, axis_name="model")))
+        got = program(x[1], optimizer.init(x[1]), x[0], labels)
+    close(got[0], expected[0])
+    close(got[2], expected[2])
+    assert got[0].sharding.spec == P(None, "model")
+
+
+def test_errors_say_which_spec_does_not_fit(rng):
+    problem, devices = Problem(rng), mesh(AxisType.Auto)
+    hidden, kernel = problem.x[:2]
+    loss = partial(jaxloss.linear_loss, CE, hidden, kernel, problem.labels)
+
+    def error(match, call=loss, **options):
+        with jax.set_mesh(devices), pytest.raises(ValueError, match=match):
+            jax.jit(lambda: call(**options))()
+
+    error(r"mesh has no axis 'rows'; it has 'data', 'model'", batch_spec="rows")
+    error(r"different mesh axes; both are given \['data'\]", batch_spec="data", axis_name="data")
+    error(r"must combine.*mesh axis 'model'.*functools\.partial\(loss, axis_name='model'\)", axis_name="model")
+    error(r"6 rows of `hidden` float32\[4,6,8\] do not divide over the 4 devices", batch_spec=P(None, "model"))
+    error(r"at most an entry for each batch axis", batch_spec=P("data", None, "model"))
+    with pytest.raises(ValueError, match=r"there is none here.*mesh=mesh"):
+        loss(batch_spec="data")
+    partial_loss = partial(CE, axis_name="model")
+    named = jax.jit(
+        lambda: jaxloss.linear_loss(partial_loss, hidden, kernel, problem.labels, mesh=devices, **NAMES).mean()
+    )
+    close(named(), loss().mean())
+
+    def inside(hidden):
+        return lax.psum(jaxloss.linear_loss(CE, hidden, kernel, problem.labels[:2], batch_spec="data").total, "data")
+
+    with pytest.raises(ValueError, match=r"inside jax\.shard_map over 'data' the arguments are shards already"):
+        jax.shard_map(inside, mesh=devices, in_specs=P("data"), out_specs=P())(hidden)
+
+    def closing(hidden, labels, gamma):
+        def enclosing(logits, labels):
+            return jaxloss.softmax_focal_loss(logits, labels, gamma=gamma)
+
+        return lax.psum(jaxloss.linear_loss(enclosing, hidden, kernel, labels, chunk_rows=2).total, "data")
+
+    sharded = jax.shard_map(closing, mesh=devices, in_specs=(P("data"), P("data"), P()), out_specs=P())
+    with pytest.raises(ValueError, match=r"closes over a traced float32\[\].*\['data'\]\. Pass it in `loss_args`"):
+        jax.jit(sharded)(hidden, problem.labels, jnp.float32(2))
+    explicit = mesh(AxisType.Explicit)
+    split_width = jax.device_put(hidden, NamedSharding(explicit, P(None, None, "model")))
+    with jax.set_mesh(explicit), pytest.raises(ValueError, match=r"last axis of `hidden` must be whole"):
+        jax.jit(lambda h: jaxloss.linear_loss(CE, h, kernel, problem.labels).mean())(split_width)
