@@ -222,3 +222,12 @@ def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> El
     if not is_ids:
         check_domain(name, "labels", targets, (targets >= 0) & (targets <= 1), "in [0, 1]")
     return Elements(name, logits, targets, keep, position)
+
+
+def class_elements(name, logits, labels, axis, where, argument="logits") -> tuple[Elements, int]:
+    """Checks the arguments of an elementwise loss that is reduced over the class axis, which it returns."""
+    elements = sigmoid_elements(name, logits, labels, axis, where, argument)
+    if elements.axis is None or logits.shape[elements.axis] == 0:
+        expected = f"`{argument}` must have an axis of at least one class"
+        raise ValueError(f"{name}: {expected}; got {describe(logits)} with axis={axis}.")
+    return elements, elements.axis

@@ -109,15 +109,17 @@ def probability_loss(
     """Cross-entropy per row of what already is a probability, or its logarithm; `nll` maps it to -log p."""
     rows = softmax_rows(name, values, labels, axis, where, excluded=excluded, argument=argument)
     share, coefficients = shares(rows, *options)
-    minus_logs = nll(rows.logits)
+    values = rows.logits
+    if rows.ids is not None:  # an id outside makes NaN of its row, of the gradient too
+        values = values * rows.classes.spread(jnp.where(rows.ids < 0, jnp.nan, jnp.ones_like(rows.ids, values.dtype)))
+    minus_logs = nll(values)
 
     def part(coefficients, nll):
         return Part(coefficients, Odds(nll, nll, nll, nll), ())  # cross-entropy reads the first alone
 
     label_part = None
     if rows.ids is not None:
-        inside = (rows.ids >= 0) & (rows.ids < rows.classes.size(values))
-        label_part = part(share, jnp.where(inside, pick(rows.classes, minus_logs, rows.ids), jnp.nan))
+        label_part = part(share, pick(rows.classes, minus_logs, rows.ids))
     class_part = None if coefficients is None else part(coefficients, minus_logs)
     return total(Terms(rows, label_part, class_part), cross_entropy)
 
