@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxloss._core.arguments import class_elements
+from jaxloss._core.arguments import class_elements, whole_rows
 from jaxloss._core.compose import infinite_where
 from jaxloss._core.log_odds import Odds, ceiling, finite, odds
 from jaxloss._core.options import check_domain
@@ -164,15 +164,19 @@ def sort_labels(keys: tuple[jax.Array, ...], first: jax.Array, second: jax.Array
 
 def inversions(pairs: Pairs) -> jax.Array:
     """Share of pairs with z_j >= z_i: for each irrelevant label the relevant ones up to its score are counted."""
-    order = sort_labels((pairs.scores,), pairs.relevant, pairs.irrelevant)
-    below = jnp.cumsum(order.first.astype(jnp.int32), -1).astype(pairs.scores.dtype)
-    relevant, irrelevant = pairs.sizes
-    return jnp.sum(jnp.where(order.second, below, 0), -1) / (relevant * irrelevant)
+    scores, *masks = map(whole_rows, (pairs.scores, pairs.relevant, pairs.irrelevant))
+    order = sort_labels((scores,), *masks)
+    below = jnp.cumsum(order.first.astype(jnp.int32), -1).astype(scores.dtype)
+    return jnp.sum(jnp.where(order.second, below, 0), -1) / jnp.multiply(*pairs.sizes)
 
 
 def mean_over_pairs(surrogate: str, pairs: Pairs) -> jax.Array:
     """Mean of softplus(z_j - z_i) ("logistic") or max(0, 1 + z_j - z_i) ("hinge"); 0 where there is no pair."""
-    return _mean(surrogate, finite(pairs.scores), *pairs.contested, *pairs.sizes)
+    return _mean(surrogate, *_sides(pairs))
+
+
+def _sides(pairs: Pairs) -> tuple[jax.Array, ...]:
+    return *map(whole_rows, (finite(pairs.scores), *pairs.contested)), *pairs.sizes
 
 
 def pair_hessian(function: Callable) -> Callable:
@@ -182,8 +186,7 @@ def pair_hessian(function: Callable) -> Callable:
         pairs = label_pairs(function.__name__, logits, labels, axis, where)
         if surrogate == "hinge":
             return pairs.restore(jnp.zeros_like(pairs.scores), logits)
-        sides = finite(pairs.scores), *pairs.contested, *pairs.sizes
-        return pairs.restore(_logistic(*sides, form=lambda truth: truth.p * truth.q)[1], logits)
+        return pairs.restore(_logistic(*_sides(pairs), form=lambda truth: truth.p * truth.q)[1], logits)
 
     return hessian
 
