@@ -28,7 +28,7 @@ class Case:
     soft: bool = True  # takes soft labels
     multilabel: bool = False  # each label stands alone: `where` names those that are known
     shift_invariant: bool = True
-    sparse: bool = False  # exact zeros: errors are absolute, and derivatives jump
+    sparse: bool = False  # exact zeros: errors are absolute
     link: Callable = jnp.asarray  # from logits to what the loss takes
 
     @property
@@ -152,8 +152,6 @@ def parametrize(cases: list[Case]):
 
 softmax_cases = parametrize(SOFTMAX)
 sigmoid_cases = parametrize(SIGMOID)
-ranking_cases = parametrize(RANKING)
-class_cases = parametrize(CLASSES)
 logits_cases = parametrize(LOGITS)
 probability_cases = parametrize(PROBABILITIES)
 all_cases = parametrize(ALL)

@@ -62,8 +62,11 @@ def test_any_rank_axis_and_dtype(case, rng):
     assert full(logits.astype(jnp.bfloat16), ids, 1)[2].dtype == jnp.bfloat16
     if case in cases.CLASSES:
         pairs = jnp.asarray(rng.integers(0, 6, (5,)))
-        flat = full(logits.transpose(1, 2, 0).reshape(5, 6), pairs)
-        same(full(logits, pairs, (2, 0)), flat, lambda x: x.reshape(5, 3, 2).transpose(2, 0, 1))
+        exist = jnp.asarray(rng.integers(0, 4, logits.shape) > 0)
+        flat_logits, flat_exist = (x.transpose(1, 2, 0).reshape(5, 6) for x in (logits, exist))
+        flat = full(flat_logits, pairs, -1, flat_exist)
+        same(full(logits, pairs, (2, 0), exist), flat, lambda x: x.reshape(5, 3, 2).transpose(2, 0, 1))
+        assert case.call(logits, jnp.asarray(7), None).shape == ()
 
 
 def test_hessian_of_a_function_that_is_not_ours():

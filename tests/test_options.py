@@ -150,20 +150,6 @@ def test_parameters_per_class(case, rng):
     )
 
 
-@cases.class_cases
-def test_several_class_axes_are_one(case, rng):
-    logits = jnp.asarray(rng.normal(size=(3, 4, 2, 5)), jnp.float32)
-    flat = logits.transpose(0, 2, 3, 1).reshape(3, 2, 20)
-    ids = jnp.asarray(rng.integers(0, 20, (3, 2)))
-    where = jnp.asarray(rng.integers(0, 4, logits.shape) > 0)
-    flat_where = where.transpose(0, 2, 3, 1).reshape(3, 2, 20)
-    value, gradient = jaxloss.per_example_value_and_grad(case.call)(logits, ids, (3, 1), where)
-    flat_value, flat_gradient = jaxloss.per_example_value_and_grad(case.call)(flat, ids, -1, flat_where)
-    np.testing.assert_allclose(value, flat_value, rtol=1e-6)
-    np.testing.assert_allclose(gradient, flat_gradient.reshape(3, 2, 5, 4).transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-7)
-    assert case.call(logits, jnp.asarray(7), None).shape == ()
-
-
 def test_smoothing_counts_the_classes_that_exist(rng):
     """torch#73205, optax.smooth_labels: neither rows left out nor classes left out take a share."""
     logits = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
