@@ -36,8 +36,8 @@ def test_gradients_of_the_oracle_itself(case, rng):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_errors_of_probabilities(case, dtype, x64, rng):
     """4 units: log(1 - p) of float64 is not XLA's log1p, which loses 7 bits for some p."""
-    values = case.link(jnp.asarray(rng.normal(size=(40, 5)) * 4, dtype))
-    labels = cases.labels_for(case, rng, "onehot", 40)
+    values = case.link(jnp.asarray(rng.normal(size=(80, 5)) * np.repeat([0.5, 4], 40)[:, None], dtype))
+    labels = cases.labels_for(case, rng, "onehot", 80)
     got, gradients = jaxloss.per_example_value_and_grad(case.call)(values, labels)
     for row in zip(np.asarray(values), np.asarray(labels), got, gradients, strict=True):
         exact = case.row(*row[:2])
