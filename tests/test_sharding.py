@@ -42,8 +42,9 @@ def optional(case, options: str) -> dict:
 
 
 def parametrize(some: list[cases.Case]):
-    """Each case with all options that it takes; softmax losses, whose programs differ then, without any, too."""
-    pairs = [(case, "all") for case in some] + [(case, "plain") for case in some if case in cases.SOFTMAX]
+    """Each case with all options that it takes; where ids have a program of their own without any, so, too."""
+    plain = [*cases.SOFTMAX, *cases.PROBABILITIES]
+    pairs = [(case, "all") for case in some] + [(case, "plain") for case in some if case in plain]
     return pytest.mark.parametrize(("case", "options"), pairs, ids=lambda x: x if isinstance(x, str) else x.name)
 
 
