@@ -3,29 +3,28 @@
 Below, z is a row of logits of C labels, i runs over its relevant labels, j over its irrelevant ones, p = sigmoid(z).
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxloss._core.arguments import class_elements
 from jaxloss._core.hessians import elementwise_hessian
 from jaxloss._core.log_odds import odds
-from jaxloss._core.options import compiled, public
+from jaxloss._core.options import public
 from jaxloss._core.pairs import (
-    class_elements,
     jointly,
     label_pairs,
     log_sum_hessian,
     log_sums,
     mean_over_pairs,
+    pair_hessian,
     separately,
 )
 
 SURROGATES = ("logistic", "hinge")
 
 
-@partial(compiled, static=("axis", "surrogate"))
+@public(pair_hessian)
 def pairwise_ranking_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -38,9 +37,10 @@ def pairwise_ranking_loss(
 
     loss = mean_ij phi(z_j - z_i), phi(d) = log(1 + exp(d)) ("logistic") or max(0, 1 + d) ("hinge"). Gradient:
     sum_i phi'(z_j - z_i) / N for j, -sum_j phi'(z_j - z_i) / N for i, N the number of pairs; phi' = sigmoid, or 1 for
-    d > -1 and else 0. The hinge takes O(C log C), by sorting. The logistic surrogate takes O(C K), K being the size of
-    the smaller of the two sets in the row where that is largest (C^2 under `vmap` and for second derivatives), in
-    blocks of labels: an array [*batch, block, C] has at most 2^20 elements, or one label (under `vmap` for each row).
+    d > -1 and else 0, so that the Hessian of the hinge is 0. The hinge takes O(C log C), by sorting. The logistic
+    surrogate takes O(C K), K being the size of the smaller of the two sets in the row where that is largest (C^2 under
+    `vmap` and for second derivatives), in blocks of labels: an array [*batch, block, C] has at most 2^20 elements, or
+    one label (under `vmap` for each row).
 
     Args:
       logits: float array [*batch, C], a score of each label; -inf and inf are the ends of the scale.
@@ -54,7 +54,7 @@ def pairwise_ranking_loss(
     Returns:
       Losses [*batch], not reduced (in nats for the logistic surrogate); float32, or float64 for float64 logits. 0 with
       gradient 0 for rows without a relevant or without an irrelevant label, NaN where an id is out of range, +inf for
-      an infinite logit at the wrong end. No closed form of the Hessian is offered: use `jax.hessian`.
+      an infinite logit at the wrong end.
 
     Raises:
       TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.

@@ -13,10 +13,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 import jaxloss
 from tests import cases, oracle
+
+KINDS = [
+    *((case, kind) for case in cases.CLASSES for kind in ("ids", "one-hot")),
+    *((case, "binary") for case in cases.SIGMOID),
+    *((case, "multi-hot") for case in cases.RANKING),
+]
 
 
 class Error(NamedTuple):
@@ -29,44 +36,56 @@ class Error(NamedTuple):
     ratio: float
 
 
-def spread(logits: np.ndarray) -> np.ndarray:
-    finite = np.where(np.isfinite(logits), logits, np.nan)
+def spread(case: cases.Case, logits: np.ndarray) -> np.ndarray:
+    """Of each row; with a 0 in it where a constant added to the row changes the loss, for 0 is the other side then."""
+    rows = logits if case.shift_invariant else np.concatenate([logits, np.zeros_like(logits[..., :1])], -1)
+    finite = np.where(np.isfinite(rows), rows, np.nan)
     return np.nanmax(finite, -1) - np.nanmin(finite, -1)
 
 
-def promise(case, d: np.ndarray) -> np.ndarray:
+def promise(case: cases.Case, d: np.ndarray) -> np.ndarray:
     return (1 + case.exponent) * (4 + d)
 
 
-def softmax_errors(case: cases.SoftmaxCase, dtype, onehot: bool = False, size: int = 10, rows: int = 4) -> Iterator:
-    """Errors of a softmax loss in every regime, for ids or their one-hot rows."""
-    for regime, (logits, ids) in cases.structured_rows(np.random.default_rng(7), size, rows).items():
+def row_errors(case: cases.Case, dtype, kind: str = "ids", size: int = 10, rows: int = 4) -> Iterator:
+    """Errors of a loss of rows in every regime, for ids, their one-hot rows or several labels a row."""
+    rng = np.random.default_rng(7)
+    size = 8 if kind == "multi-hot" else size
+    regimes = cases.multilabel_rows(rng, size) if kind == "multi-hot" else cases.structured_rows(rng, size, rows)
+    out = np.float64 if dtype == jnp.float64 else np.float32
+    for regime, (logits, labels) in regimes.items():
         z = jnp.asarray(logits, dtype)
-        labels = jnp.asarray(np.eye(size)[ids] if onehot else ids, jnp.float32 if onehot else jnp.int32)
-        values, gradients = jaxloss.per_example_value_and_grad(case.call)(z, labels)
-        out = np.float64 if dtype == jnp.float64 else np.float32
-        exact_values, worst, worst_label, ratio = [], 0.0, 0.0, 0.0
-        for row, label, gradient in zip(np.asarray(z, np.float64), ids, np.asarray(gradients, np.float64), strict=True):
-            u = oracle.shares(label, size)
-            value, exact, _ = oracle.softmax_row(row, u, case.phi, case.value)
-            exact_values.append(value)
-            errors = oracle.ulp_error(gradient, exact, dtype)
-            worst, worst_label = max(worst, errors.max()), max(worst_label, errors[label])
-            ratio = max(ratio, errors.max() / promise(case, spread(row)))
-        value_errors = oracle.ulp_error(values, exact_values, out)
-        ratio = max(ratio, (value_errors / promise(case, spread(np.asarray(z, np.float64)))).max())
-        yield Error(regime, value_errors.max(), worst_label, worst, ratio)
+        onehot = np.eye(size)[labels] if labels.ndim == 1 else labels
+        given = jnp.asarray(labels, jnp.int32) if kind == "ids" else jnp.asarray(onehot, jnp.float32)
+        values, gradients = jaxloss.per_example_value_and_grad(case.call)(z, given)
+        wide = np.asarray(z, np.float64)
+        exact = [case.row(row, label) for row, label in zip(wide, onehot, strict=True)]
+        units = absolute_error if case.sparse else oracle.ulp_error
+        errors = np.array([units(g, e[1], dtype) for g, e in zip(np.asarray(gradients), exact, strict=True)])
+        value_errors = units(values, [e[0] for e in exact], out)
+        ratio = np.maximum(errors.max(1), value_errors) / promise(case, spread(case, wide))
+        yield Error(regime, value_errors.max(), errors[onehot > 0].max(initial=0), errors.max(), ratio.max())
 
 
-def sigmoid_errors(case: cases.SigmoidCase, dtype) -> Iterator:
-    """Errors of a sigmoid loss over logits of either sign and every size."""
+def absolute_error(got, exact, dtype) -> np.ndarray:
+    """|got - exact| in units of eps, or of the exact value's eps where that is above 1.
+
+    The gradient p - t of a sparse loss L has exact zeros, near which only an absolute error means anything, and L is a
+    sum of squares of p - t: an error of p changes it by that times sqrt(L).
+    """
+    got, exact = np.asarray(got, np.float64), np.array([float(x) for x in exact])
+    return np.abs(got - exact) / (np.maximum(np.abs(exact), 1) * float(ml_dtypes.finfo(dtype).eps))
+
+
+def element_errors(case: cases.Case, dtype) -> Iterator:
+    """Errors of an elementwise loss over logits of either sign and every size."""
     magnitudes = {"below 1": (0, 1), "1 to 10": (1, 10), "10 to 40": (10, 40), "40 to 86": (40, 86)}
     rng = np.random.default_rng(8)
     for regime, (low, high) in magnitudes.items():
         z = jnp.asarray(rng.uniform(low, high, 120) * rng.choice([-1, 1], 120), dtype)
         t = rng.integers(0, 2, 120)
         values, gradients = jaxloss.per_example_value_and_grad(case.call)(z, jnp.asarray(t))
-        exact = [case.exact(a, b) for a, b in zip(np.asarray(z, np.float64), t, strict=True)]
+        exact = [case.element(a, b) for a, b in zip(np.asarray(z, np.float64), t, strict=True)]
         out = np.float64 if dtype == jnp.float64 else np.float32
         value = oracle.ulp_error(values, [e[0] for e in exact], out)
         gradient = oracle.ulp_error(gradients, [e[1] for e in exact], dtype)
@@ -83,29 +102,25 @@ def table() -> str:
         f"`python -m tests.accuracy` on {platform.machine()} CPU with jax {jax.__version__}, Python "
         f"{platform.python_version()}.",
         "",
-        "The promise is (1 + k) (4 + d): d is the spread of a row's logits, k the power of a probability that the",
-        "loss holds (gamma, q), else 0. It says that results are as exact as if each logit had been moved by no more",
-        "than its own rounding. `share` is the worst error as a share of the promise. Values of half-precision logits",
-        "are float32, gradients are rounded once to the dtype of the logits.",
+        "The promise is (1 + k) (4 + d): d is the spread of a row's logits (with a 0 among them, where a constant",
+        "added to the row changes the loss), k the power of a probability that the loss holds (gamma, q), else 0. It",
+        "says that results are as exact as if each logit had been moved by no more than its own rounding. `share` is",
+        "the worst error as a share of the promise. Values of half-precision logits are float32, gradients are rounded",
+        "once to the dtype of the logits. Errors of sparse losses are units of eps: their gradients have exact zeros.",
         "",
         "| loss | labels | dtype | regime | value | label's gradient | any gradient | share |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for dtype in ("float32", "bfloat16", "float64"):
         with jax.enable_x64(dtype == "float64"):
-            for case in cases.SOFTMAX:
-                for onehot in (False, True):
-                    for e in softmax_errors(case, jnp.dtype(dtype), onehot):
-                        lines.append(_row(case, "one-hot" if onehot else "ids", dtype, e))
-            for case in cases.SIGMOID:
-                for e in sigmoid_errors(case, jnp.dtype(dtype)):
-                    lines.append(_row(case, "binary", dtype, e))
+            for case, kind in KINDS:
+                found = element_errors(case, jnp.dtype(dtype)) if kind == "binary" else row_errors(case, dtype, kind)
+                lines += [_row(case, kind, dtype, e) for e in found]
     return "\n".join(lines) + "\n"
 
 
 def _row(case, labels: str, dtype: str, e: Error) -> str:
-    option = f" ({case.parameter} {case.value:g})" if getattr(case, "parameter", None) else ""
-    option = option or "".join(f", {k} {v:g}" for k, v in getattr(case, "options", {}).items())
+    option = "".join(f", {k} {v if isinstance(v, str) else format(v, 'g')}" for k, v in case.options.items())
     figures = " | ".join(f"{x:.1f}" for x in (e.value, e.label_gradient, e.gradient))
     return f"| `{case.loss.__name__}`{option} | {labels} | {dtype} | {e.regime} | {figures} | {e.ratio:.2f} |"
 

@@ -1,8 +1,10 @@
-"""The registry: every loss with its oracle. A property is tested once, over all of them."""
+"""The registry: every loss with its oracle. A property is tested once, over all that its mathematics admits."""
 
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,93 +15,163 @@ import jaxloss
 from tests import oracle
 
 
-class SoftmaxCase(NamedTuple):
-    """A loss of one class among C; `parameter` names the option of its scalar function."""
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A loss with options, its oracle, and what its mathematics admits."""
 
     name: str
     loss: Callable
-    phi: oracle.Phi
-    parameter: str | None = None
-    value: float | None = None
+    options: dict[str, Any]
+    row: Callable  # (logits [C], label: id or [C]) -> loss, or losses [C], and gradient, in mpmath
+    phi: Any = None  # of a softmax loss: scalar function of p
+    element: Any = None  # of an elementwise loss: (logit, label) -> loss and derivative
+    soft: bool = True  # takes soft labels
+    multilabel: bool = False  # each label stands alone: `where` names those that are known
+    shift_invariant: bool = True
+    sparse: bool = False  # exact zeros: errors are absolute
+    link: Callable = jnp.asarray  # from logits to what the loss takes
+
+    @property
+    def call(self) -> Callable:
+        """The loss with its options set."""
+        return partial(self.loss, **self.options)
+
+    @property
+    def parameter(self) -> str | None:
+        """The option of a softmax loss's scalar function."""
+        return next(iter(self.options), None)
+
+    @property
+    def value(self) -> float | None:
+        return next(iter(self.options.values()), None)
 
     @property
     def exponent(self) -> float:
         """Of the power of a probability that the loss holds."""
-        return (self.value or 0) if self.parameter in ("gamma", "q") else 0
+        return max((value for key, value in self.options.items() if "gamma" in key or key == "q"), default=0)
 
-    @property
-    def call(self) -> Callable:
-        """The loss with its parameter set."""
-        return partial(self.loss, **({self.parameter: self.value} if self.parameter else {}))
+    def takes(self, **options) -> dict:
+        """Those of the options that the loss has."""
+        return {key: value for key, value in options.items() if key in inspect.signature(self.loss).parameters}
+
+
+def _softmax(name: str, loss: Callable, phi: oracle.Phi, **options) -> Case:
+    def row(logits, label):
+        shares = oracle.shares(label, len(logits))
+        return oracle.softmax_row(logits, shares, phi, next(iter(options.values()), None))[:2]
+
+    return Case(name, loss, options, row, phi=phi)
+
+
+def _elements(name: str, loss: Callable, element: Callable, sparse: bool = False, **options) -> Case:
+    element = partial(element, **options)
+    row = partial(oracle.elements, element)
+    return Case(name, loss, options, row, None, element, multilabel=True, shift_invariant=False, sparse=sparse)
+
+
+def _ranking(name: str, loss: Callable, soft: bool = False, shift_invariant: bool = True, **options) -> Case:
+    return Case(
+        name,
+        loss,
+        options,
+        partial(oracle.ranking_row, name),
+        soft=soft,
+        multilabel=True,
+        shift_invariant=shift_invariant,
+    )
+
+
+def _sparse(name: str, loss: Callable, order: float, **options) -> Case:
+    return Case(name, loss, options, partial(oracle.entmax_row, order), sparse=True)
 
 
 SOFTMAX = [
-    SoftmaxCase("cross_entropy", jaxloss.softmax_cross_entropy, oracle.cross_entropy),
-    SoftmaxCase("integer_labels", jaxloss.softmax_cross_entropy_with_integer_labels, oracle.cross_entropy),
-    SoftmaxCase("focal_half", jaxloss.softmax_focal_loss, oracle.focal, "gamma", 0.5),
-    SoftmaxCase("focal_2", jaxloss.softmax_focal_loss, oracle.focal, "gamma", 2.0),
-    SoftmaxCase("poly", jaxloss.poly_loss_cross_entropy, oracle.poly, "epsilon", 2.0),
-    SoftmaxCase("generalized", jaxloss.generalized_cross_entropy, oracle.generalized_cross_entropy, "q", 0.7),
+    _softmax("cross_entropy", jaxloss.softmax_cross_entropy, oracle.cross_entropy),
+    _softmax("integer_labels", jaxloss.softmax_cross_entropy_with_integer_labels, oracle.cross_entropy),
+    _softmax("focal_half", jaxloss.softmax_focal_loss, oracle.focal, gamma=0.5),
+    _softmax("focal_2", jaxloss.softmax_focal_loss, oracle.focal, gamma=2.0),
+    _softmax("poly", jaxloss.poly_loss_cross_entropy, oracle.poly, epsilon=2.0),
+    _softmax("generalized", jaxloss.generalized_cross_entropy, oracle.generalized_cross_entropy, q=0.7),
 ]
-
-
-class SigmoidCase(NamedTuple):
-    """An elementwise loss with the options that its oracle takes, too."""
-
-    name: str
-    loss: Callable
-    options: dict
-    oracle: Callable = oracle.sigmoid_element
-
-    @property
-    def exact(self) -> Callable:
-        """The oracle's loss and derivative, of logit and label."""
-        return partial(self.oracle, **self.options)
-
-    @property
-    def exponent(self) -> float:
-        """Of the power of a probability that the loss holds."""
-        return max(value for key, value in [*self.options.items(), ("gamma", 0)] if "gamma" in key)
-
-    @property
-    def call(self) -> Callable:
-        return partial(self.loss, **self.options)
-
-
 SIGMOID = [
-    SigmoidCase("binary", jaxloss.sigmoid_binary_cross_entropy, {}),
-    SigmoidCase("binary_pos_weight", jaxloss.sigmoid_binary_cross_entropy, {"pos_weight": 3.0}),
-    SigmoidCase("binary_focal_half", jaxloss.sigmoid_focal_loss, {"gamma": 0.5}),
-    SigmoidCase("binary_focal_2", jaxloss.sigmoid_focal_loss, {"gamma": 2.0, "alpha": 0.25}),
-    SigmoidCase(
+    _elements("binary", jaxloss.sigmoid_binary_cross_entropy, oracle.sigmoid_element),
+    _elements("binary_pos_weight", jaxloss.sigmoid_binary_cross_entropy, oracle.sigmoid_element, pos_weight=3.0),
+    _elements("binary_focal_half", jaxloss.sigmoid_focal_loss, oracle.sigmoid_element, gamma=0.5),
+    _elements("binary_focal_2", jaxloss.sigmoid_focal_loss, oracle.sigmoid_element, gamma=2.0, alpha=0.25),
+    _elements(
         "asymmetric",
         jaxloss.asymmetric_loss,
-        {"gamma_positive": 1.0, "gamma_negative": 4.0, "clip": 0.0},
         oracle.asymmetric_element,
+        gamma_positive=1.0,
+        gamma_negative=4.0,
+        clip=0.0,
     ),
-    SigmoidCase("modified_huber", jaxloss.modified_huber_loss, {}, oracle.modified_huber_element),
-    SigmoidCase("squared_hinge", jaxloss.squared_hinge_loss, {}, oracle.squared_hinge_element),
+    _elements("modified_huber", jaxloss.modified_huber_loss, oracle.modified_huber_element),
+    _elements("squared_hinge", jaxloss.squared_hinge_loss, oracle.squared_hinge_element),
+    _elements("binary_sparsemax", jaxloss.sparsemax_loss, oracle.sparse_sigmoid_element, sparse=True),
 ]
+SPARSE = [
+    _sparse("sparsemax", jaxloss.multiclass_sparsemax_loss, 2),
+    _sparse("entmax15", jaxloss.entmax_loss, 1.5),
+    _sparse("entmax", jaxloss.entmax_loss, 1.25, alpha=1.25),
+]
+RANKING = [
+    _ranking("logistic", jaxloss.pairwise_ranking_loss),
+    _ranking("hinge", jaxloss.pairwise_ranking_loss, surrogate="hinge"),
+    _ranking("lsep", jaxloss.log_sum_exp_pairwise_loss),
+    _ranking("zlpr", jaxloss.zlpr_loss, shift_invariant=False),
+    _ranking("hamming", jaxloss.soft_hamming_loss, soft=True, shift_invariant=False),
+]
+LOGITS = [*SOFTMAX, *SIGMOID, *SPARSE, *RANKING]
+PROBABILITIES = [
+    Case("probabilities", jaxloss.cross_entropy, {}, partial(oracle.probability_row, False), link=jax.nn.softmax),
+    Case(
+        "log_probabilities",
+        jaxloss.negative_log_likelihood,
+        {},
+        partial(oracle.probability_row, True),
+        link=jax.nn.log_softmax,
+    ),
+    Case(
+        "binary_probabilities",
+        jaxloss.binary_cross_entropy,
+        {},
+        partial(oracle.elements, oracle.probability_element),
+        element=oracle.probability_element,
+        multilabel=True,
+        link=jax.nn.sigmoid,
+    ),
+]
+ALL = [*LOGITS, *PROBABILITIES]
+CLASSES = [*SOFTMAX, *SPARSE]  # of one class among C, with `axis_name`
 
-softmax_cases = pytest.mark.parametrize("case", SOFTMAX, ids=lambda case: case.name)
-sigmoid_cases = pytest.mark.parametrize("case", SIGMOID, ids=lambda case: case.name)
-all_cases = pytest.mark.parametrize("case", [*SOFTMAX, *SIGMOID], ids=lambda case: case.name)
+
+def parametrize(cases: list[Case]):
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
 
 
-def logits_for(case, rng, rows: int = 6, size: int = 5, scale: float = 3.0) -> jax.Array:
-    """Logits [rows, size] for either kind of case."""
-    return jnp.asarray(rng.normal(size=(rows, size)) * scale, jnp.float32)
+softmax_cases = parametrize(SOFTMAX)
+sigmoid_cases = parametrize(SIGMOID)
+logits_cases = parametrize(LOGITS)
+probability_cases = parametrize(PROBABILITIES)
+all_cases = parametrize(ALL)
 
 
-def labels_for(case, rng, kind: str = "ids", rows: int = 6, size: int = 5) -> jax.Array:
-    """Labels of a kind: "ids", "onehot" (the same ids), "soft" or, for sigmoid losses, "multihot"."""
+def logits_for(case: Case | None, rng, rows: int = 6, size: int = 5, scale=3.0) -> jax.Array:
+    """Logits [rows, size], or probabilities where a case takes those."""
+    logits = jnp.asarray(rng.normal(size=(rows, size)) * scale, jnp.float32)
+    return logits if case is None else case.link(logits)
+
+
+def labels_for(case: Case | None, rng, kind: str = "ids", rows: int = 6, size: int = 5) -> jax.Array:
+    """Labels of a kind: "ids", "onehot" (the same ids), "soft", or "multihot", which stands in where soft is not."""
     ids = rng.integers(0, size, rows)
     if kind == "ids":
         return jnp.asarray(ids, jnp.int32)
     if kind == "onehot":
         return jnp.asarray(np.eye(size)[ids], jnp.float32)
-    if kind == "multihot":
-        return jnp.asarray(rng.integers(0, 2, (rows, size)), jnp.int32)
+    if kind == "multihot" or (case is not None and not case.soft):
+        return jnp.asarray(rng.integers(0, 2, (rows, size)), jnp.float32)
     return jnp.asarray(rng.dirichlet(np.ones(size), rows), jnp.float32)
 
 
@@ -127,4 +199,32 @@ def structured_rows(rng, size: int = 10, rows: int = 4) -> dict[str, tuple[np.nd
         "one huge, right": (huge, np.zeros(rows, int)),
         "one huge, wrong": (huge, np.ones(rows, int)),
         "masked": (masked, np.zeros(rows, int)),
+    }
+
+
+def multilabel_rows(rng, size: int = 8, rows: int = 3) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Logits and multi-hot labels by regime: what training of ranking losses meets, and what breaks formulas."""
+    normal = rng.normal(size=(rows, size))
+    labels = rng.integers(0, 2, (rows, size))
+    labels[:, :2] = [0, 1]
+    huge = normal.copy()
+    huge[:, 3] = 1e5
+    one = np.eye(size, dtype=int)[:rows]
+    return {
+        "unit": (normal, labels),
+        "spread 20": (normal * 20, labels),
+        "right": (normal + np.where(labels == 1, 12, -12), labels),
+        "right, spread 20": (normal * 20 + np.where(labels == 1, 30, -30), labels),
+        "wrong": (normal + np.where(labels == 1, -30, 30), labels),
+        "offset 1e4": (np.round(normal * 64) / 64 + 1e4, labels),
+        "all tied": (np.full_like(normal, 0.75), labels),
+        "tied at 1e8": (np.full_like(normal, 1e8), labels),
+        "at the hinge": (np.where(labels == 1, 1, 0) + normal * 1e-6, labels),
+        "one huge": (huge, labels),
+        "one relevant": (normal * 5, one),
+        "one irrelevant": (normal * 5, 1 - one),
+        "one relevant, right": (normal * 5 + 40 * one, one),
+        "none relevant": (normal, np.zeros_like(labels)),
+        "all relevant": (normal, np.ones_like(labels)),
+        "spread 60": (normal * 60, labels),
     }

@@ -40,6 +40,7 @@ def main() -> None:
         "multilabel_soft_margin": F.multilabel_soft_margin_loss(z, multi, weight=w, reduction="none").tolist(),
         "bce": F.binary_cross_entropy(p, multi, reduction="none").tolist(),
         "bce_soft": F.binary_cross_entropy(p, soft, reduction="none").tolist(),
+        "nll": F.nll_loss(log_p, y, reduction="none").tolist(),
         "nll_weight_mean": F.nll_loss(log_p, y, weight=w).item(),
         "huber": F.huber_loss(z, soft, delta=0.7, reduction="none").tolist(),
         "kl": F.kl_div(log_p, log_t, log_target=True, reduction="none").sum(1).tolist(),

@@ -7,6 +7,7 @@ A softmax loss is sum_c u_c Phi(p_c) + zeta logsumexp^2, u_c being the label's s
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import ml_dtypes
 import mpmath as mp
@@ -15,6 +16,15 @@ import numpy as np
 mp.mp.dps = 250
 
 Phi = Callable[..., tuple]  # (p, 1 - p, parameter) -> Phi, dPhi/dp, d2Phi/dp2
+
+
+def _exact(x):
+    return x if isinstance(x, mp.mpf) else mp.mpf(float(x))
+
+
+def _label(label, size: int) -> list:
+    """An id or a row of labels as a row."""
+    return list(map(_exact, np.eye(size)[label] if np.ndim(label) == 0 else label))
 
 
 def cross_entropy(p, q, _):
@@ -41,7 +51,7 @@ def generalized_cross_entropy(p, q, k):
 def shares(labels, size: int, exists=None, weights=None, smoothing=0) -> list:
     """u_c of an id or a distribution: smoothed over the classes that exist, then weighted."""
     exists = np.ones(size, bool) if exists is None else exists
-    t = [mp.mpf(float(x)) for x in (np.eye(size)[labels] if np.ndim(labels) == 0 else labels)]
+    t = _label(labels, size)
     count = int(np.sum(exists))
     t = [(1 - mp.mpf(smoothing)) * x + mp.mpf(smoothing) / count * int(e) for x, e in zip(t, exists, strict=True)]
     return [x * mp.mpf(float(w)) for x, w in zip(t, np.ones(size) if weights is None else weights, strict=True)]
@@ -51,7 +61,7 @@ def softmax_row(logits: Sequence, u: Sequence, phi: Phi, parameter=None, z_loss=
     """Loss, gradient and, for order 2, the diagonal of the Hessian, as mpmath numbers. -inf logits are left out."""
     size = len(logits)
     alive = [c for c in range(size) if logits[c] > -np.inf]
-    z = {c: mp.mpf(float(logits[c])) for c in alive}
+    z = {c: _exact(logits[c]) for c in alive}
     e = {c: mp.exp(z[c]) for c in alive}
     total = mp.fsum(e.values())
     lse = mp.log(total)
@@ -86,7 +96,7 @@ def softmax_row(logits: Sequence, u: Sequence, phi: Phi, parameter=None, z_loss=
 
 def sigmoid_element(logit, t, pos_weight=1, alpha=None, gamma=0, smoothing=0) -> tuple:
     """Loss and derivative of (a_t) (1 - p_t)^gamma (w t (-log p) + (1 - t) (-log(1 - p)))."""
-    z, t, gamma = (x if isinstance(x, mp.mpf) else mp.mpf(float(x)) for x in (logit, t, gamma))
+    z, t, gamma = map(_exact, (logit, t, gamma))
     t = t * (1 - mp.mpf(smoothing)) + mp.mpf(smoothing) / 2
     p, q = 1 / (1 + mp.exp(-z)), 1 / (1 + mp.exp(z))
     w = mp.mpf(pos_weight)
@@ -101,7 +111,7 @@ def sigmoid_element(logit, t, pos_weight=1, alpha=None, gamma=0, smoothing=0) ->
 
 def asymmetric_element(logit, t, gamma_positive=0, gamma_negative=0, clip=0, smoothing=0) -> tuple:
     """Loss and derivative of t (1 - p)^a (-log p) + (1 - t) p_m^b (-log(1 - p_m)), p_m = max(p - clip, 0)."""
-    z, t = (x if isinstance(x, mp.mpf) else mp.mpf(float(x)) for x in (logit, t))
+    z, t = map(_exact, (logit, t))
     t = t * (1 - mp.mpf(smoothing)) + mp.mpf(smoothing) / 2
     a, b = mp.mpf(gamma_positive), mp.mpf(gamma_negative)
     p, q = 1 / (1 + mp.exp(-z)), 1 / (1 + mp.exp(z))
@@ -114,7 +124,7 @@ def asymmetric_element(logit, t, gamma_positive=0, gamma_negative=0, clip=0, smo
 
 
 def _margin_element(phi, logit, t, smoothing) -> tuple:
-    z, t = (x if isinstance(x, mp.mpf) else mp.mpf(float(x)) for x in (logit, t))
+    z, t = map(_exact, (logit, t))
     t = t * (1 - mp.mpf(smoothing)) + mp.mpf(smoothing) / 2
     (value, slope), (other, other_slope) = phi(z), phi(-z)
     return t * value + (1 - t) * other, t * slope - (1 - t) * other_slope
@@ -134,6 +144,125 @@ def modified_huber_element(logit, t, smoothing=0) -> tuple:
 def squared_hinge_element(logit, t, smoothing=0) -> tuple:
     """Loss and derivative; phi(m) = max(0, 1 - m)^2."""
     return _margin_element(lambda m: (max(0, 1 - m) ** 2, -2 * max(mp.mpf(0), 1 - m)), logit, t, smoothing)
+
+
+def elements(element: Callable, logits: Sequence, label) -> tuple:
+    """Losses and derivatives of each entry of a row, for an id or a row of labels."""
+    t = _label(label, len(logits))
+    return tuple(zip(*(element(z, x) for z, x in zip(logits, t, strict=True)), strict=True))
+
+
+def ranking_row(name: str, logits: Sequence, label) -> tuple:
+    """Loss and gradient of "logistic", "hinge", "lsep", "zlpr" or "hamming", over all pairs of a row."""
+    z, t = list(map(_exact, logits)), _label(label, len(logits))
+    if name == "hamming":
+        p = [1 / (1 + mp.exp(-x)) for x in z]
+        q = [1 / (1 + mp.exp(x)) for x in z]
+        loss = mp.fsum(c * b + (1 - c) * a for a, b, c in zip(p, q, t, strict=True)) / len(z)
+        return loss, [(1 - 2 * c) * a * b / len(z) for a, b, c in zip(p, q, t, strict=True)]
+    gradient = [mp.mpf(0)] * len(z)
+    relevant = [c for c in range(len(z)) if t[c] != 0]
+    irrelevant = [c for c in range(len(z)) if t[c] == 0]
+    if name == "zlpr":
+        below, above = mp.fsum(mp.exp(-z[i]) for i in relevant), mp.fsum(mp.exp(z[j]) for j in irrelevant)
+        for c in range(len(z)):
+            gradient[c] = -mp.exp(-z[c]) / (1 + below) if t[c] else mp.exp(z[c]) / (1 + above)
+        return mp.log(1 + below) + mp.log(1 + above), gradient
+    pairs = [(i, j, z[j] - z[i]) for i in relevant for j in irrelevant]
+    total = 1 + mp.fsum(mp.exp(d) for _, _, d in pairs)
+    losses = []
+    for i, j, d in pairs:
+        if name == "hinge":
+            losses.append(max(mp.mpf(0), 1 + d))
+            slope = mp.mpf(int(d > -1))
+        else:
+            losses.append(mp.log(1 + mp.exp(d)))
+            slope = mp.exp(d) / total if name == "lsep" else 1 / (1 + mp.exp(-d))
+        gradient[j] += slope
+        gradient[i] -= slope
+    count = 1 if name == "lsep" else max(1, len(pairs))
+    loss = mp.log(total) if name == "lsep" else mp.fsum(losses) / count
+    return loss, [g / count for g in gradient]
+
+
+def power(x, exponent):
+    return x**exponent if x > 0 else mp.mpf(0)
+
+
+def entmax(logits: Sequence, alpha) -> list:
+    """Probabilities [b z_j - tau]_+^(1/b), tau by bisection, in 50 digits; -inf logits are left out."""
+    return _entmax(tuple(map(_exact, logits)), alpha)
+
+
+@cache
+def _entmax(z, alpha) -> list:
+    with mp.workdps(50):
+        b = mp.mpf(alpha) - 1
+        alive = [x for x in z if x > -mp.inf]
+        top = max(alive)
+
+        def probability(x, tau):
+            return mp.exp(x - tau) if b == 0 else power(b * (x - top) - tau, 1 / b)
+
+        low, high = (top, top + len(alive)) if b == 0 else (mp.mpf(-1), mp.mpf(0))
+        for _ in range(170):
+            middle = (low + high) / 2
+            above = mp.fsum(probability(x, middle) for x in alive) > 1
+            low, high = (middle, high) if above else (low, middle)
+        return [mp.mpf(0) if x == -mp.inf else probability(x, low) for x in z]
+
+
+def negative_entropy(p, alpha):
+    """Omega(p), with which entmax is the argmax of <p, z> - Omega(p)."""
+    a = mp.mpf(alpha)
+    if a == 1:
+        return mp.fsum(x * mp.log(x) for x in p if x > 0)
+    return mp.fsum((power(x, a) - x) / (a * (a - 1)) for x in p)
+
+
+def entmax_row(alpha, logits: Sequence, label) -> tuple:
+    """Fenchel-Young loss and gradient of an id or a label that is divided by its sum."""
+    with mp.workdps(50):
+        z, t = list(map(_exact, logits)), _label(label, len(logits))
+        t = [x / mp.fsum(t) for x in t]
+        p = entmax(z, alpha)
+        product = mp.fsum(x * (a - b) for x, a, b in zip(z, t, p, strict=True) if x > -mp.inf)
+        loss = negative_entropy(t, alpha) - negative_entropy(p, alpha) - product
+        return loss, [a - b for a, b in zip(p, t, strict=True)]
+
+
+def sparse_sigmoid_element(logit, t, smoothing=0) -> tuple:
+    """Loss and derivative p - t of the binary sparsemax loss, p = clip((1 + z) / 2, 0, 1)."""
+    z, t = _exact(logit), _exact(t)
+    t = t * (1 - mp.mpf(smoothing)) + mp.mpf(smoothing) / 2
+    plus = z if z >= 1 else mp.mpf(0) if z <= -1 else (1 + z) ** 2 / 4
+    return plus + t * t - t - t * z, min(max((1 + z) / 2, mp.mpf(0)), mp.mpf(1)) - t
+
+
+def probability_row(of_logarithm: bool, values: Sequence, label) -> tuple:
+    """Cross-entropy of probabilities, or of their logarithms, with its gradient."""
+    x, t = list(map(_exact, values)), _label(label, len(values))
+    if of_logarithm:
+        return -mp.fsum(a * b for a, b in zip(t, x, strict=True)), [-a for a in t]
+    return -mp.fsum(a * mp.log(b) for a, b in zip(t, x, strict=True)), [-a / b for a, b in zip(t, x, strict=True)]
+
+
+def probability_element(p, t, smoothing=0) -> tuple:
+    """Binary cross-entropy of a probability with its derivative."""
+    p, t = _exact(p), _exact(t)
+    t = t * (1 - mp.mpf(smoothing)) + mp.mpf(smoothing) / 2
+    return -t * mp.log(p) - (1 - t) * mp.log(1 - p), (1 - t) / (1 - p) - t / p
+
+
+def hessian_diagonal(row: Callable, logits: Sequence, label) -> list:
+    """The diagonal for an oracle of loss and gradient, by central differences of its gradient; 0 at -inf."""
+    z, step = list(map(_exact, logits)), mp.mpf(10) ** -20
+    diagonal = []
+    for c, x in enumerate(z):
+        ends = (0, 0) if x == -mp.inf else (row([*z[:c], x + s, *z[c + 1 :]], label)[1][c] for s in (step, -step))
+        above, below = ends
+        diagonal.append((above - below) / (2 * step))
+    return diagonal
 
 
 def kl_row(logits: Sequence, target_logits: Sequence, temperature=1) -> tuple:

@@ -67,12 +67,14 @@ def test_one_class_and_only_one_that_exists(case, labels):
         np.testing.assert_array_equal(second, np.zeros((len(row), len(row))))
 
 
-@pytest.mark.parametrize("size", [4, 50257])
-@cases.softmax_cases
+SIZES = [*((case, 5) for case in cases.ALL), *((case, 50257) for case in cases.SOFTMAX)]
+
+
+@pytest.mark.parametrize(("case", "size"), SIZES, ids=lambda x: x if isinstance(x, int) else x.name)
 def test_labels_outside_poison_their_row_alone(case, size, rng):
     bad = np.array([-1, -100, size, size + 7])
     ids = np.concatenate([bad, rng.integers(0, size, 4)]).astype(np.int32)
-    logits = jnp.asarray(rng.normal(size=(8, size)), jnp.float32)
+    logits = cases.logits_for(case, rng, 8, size, scale=1)
     run = jaxloss.per_example_value_and_grad(case.call)
     value, gradient = run(logits, ids)
     assert np.isnan(value[:4]).all()
@@ -84,14 +86,14 @@ def test_labels_outside_poison_their_row_alone(case, size, rng):
 
     where = jnp.arange(8) >= 4
     kept_value, kept_gradient = run(logits, ids, where=where)
-    np.testing.assert_array_equal(kept_value[:4], np.zeros(4))
-    np.testing.assert_array_equal(kept_gradient[:4], np.zeros((4, size)))
+    for got in (kept_value, kept_gradient):
+        np.testing.assert_array_equal(got[:4], np.zeros_like(got[:4]))
     for got, expected in zip((kept_value, kept_gradient), run(logits, good, where=where), strict=True):
         np.testing.assert_array_equal(got, expected)
     # Another program than the one without a mask: XLA may round a product and a sum at once in one of them.
     np.testing.assert_array_max_ulp(np.asarray(kept_value[4:]), np.asarray(value[4:]), maxulp=2)
     np.testing.assert_array_max_ulp(np.asarray(kept_gradient[4:]), np.asarray(gradient[4:]), maxulp=2)
-    if case.parameter is None:
+    if case.phi is oracle.cross_entropy:
         np.testing.assert_array_equal(kept_value[4:], value[4:])
         np.testing.assert_array_equal(kept_gradient[4:], gradient[4:])
 
@@ -111,45 +113,45 @@ def test_64_bit_labels_do_not_wrap(x64):
     assert losses.dtype == jnp.float32
 
 
-def test_sigmoid_ids_outside_poison_their_row_alone():
-    losses = jaxloss.sigmoid_binary_cross_entropy(jnp.zeros((2, 3)), jnp.array([3, 1]))
-    np.testing.assert_array_equal(np.isnan(losses), [[True] * 3, [False] * 3])
+@cases.all_cases
+@pytest.mark.parametrize("kind", ["ids", "soft"])
+def test_rows_left_out_may_hold_anything(case, kind, rng):
+    logits, labels = np.array(cases.logits_for(case, rng)), np.array(cases.labels_for(case, rng, kind))
+    where = np.array([True, False, True, True, False, True])
+
+    def run(z, t):
+        forward = jax.jvp(lambda z: case.call(z, t, where=where), (jnp.asarray(z),), (jnp.ones(z.shape),))[1]
+        return *jaxloss.per_example_value_and_grad(case.call)(z, t, where=where), forward
+
+    clean = run(logits, labels)
+    for rubbish in (np.nan, np.inf, -np.inf):
+        dirty_logits, dirty_labels = logits.copy(), labels.copy()
+        dirty_logits[~where] = rubbish
+        dirty_labels[~where] = rubbish if kind == "soft" else -100
+        # jax_debug_nans refuses NaN as an input, before any loss sees it.
+        with jax.debug_nans(not np.isnan(rubbish)):
+            dirty = run(dirty_logits, dirty_labels)
+        for got, expected in zip(dirty, clean, strict=True):
+            np.testing.assert_array_equal(got, expected)
+            np.testing.assert_array_equal(got[~where], np.zeros_like(got[~where]))
 
 
 @cases.all_cases
-@pytest.mark.parametrize("kind", ["ids", "soft"])
-@pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
-def test_rows_left_out_may_hold_anything(case, kind, rubbish, rng):
-    logits, labels = np.array(cases.logits_for(case, rng)), np.array(cases.labels_for(case, rng, kind))
-    where = np.array([True, False, True, True, False, True])
-    dirty_logits, dirty_labels = logits.copy(), labels.copy()
-    dirty_logits[~where] = rubbish
-    dirty_labels[~where] = rubbish if kind == "soft" else -100
-
-    def run(z, t):
-        return jaxloss.per_example_value_and_grad(case.call)(z, t, where=where)
-
-    def along(z):
-        return jax.jvp(lambda z: case.call(z, dirty_labels, where=where), (z,), (jnp.ones(logits.shape),))[1]
-
-    # jax_debug_nans refuses NaN as an input, before any loss sees it.
-    with jax.debug_nans(not np.isnan(rubbish)):
-        dirty, forward = run(dirty_logits, dirty_labels), along(jnp.asarray(dirty_logits))
-    for got, expected in zip(dirty, run(logits, labels), strict=True):
-        np.testing.assert_array_equal(got, expected)
-        np.testing.assert_array_equal(got[~where], np.zeros_like(got[~where]))
-    np.testing.assert_array_equal(forward, along(jnp.asarray(logits)))
-
-
-@cases.sigmoid_cases
 def test_hidden_elements_may_hold_anything(case, rng):
+    """Labels that are not known; for a loss of one class among C, classes that do not exist, with no label on them."""
     logits, labels = np.array(cases.logits_for(case, rng)), np.array(cases.labels_for(case, rng, "soft"))
     where = rng.integers(0, 2, logits.shape).astype(bool)
-    run = jaxloss.per_example_value_and_grad(case.call)
+    where[:, 0], where[0] = True, not case.multilabel
+    labels = labels if case.multilabel else labels * where
+    has_hessian = case in cases.LOGITS
+    run = (jaxloss.per_example_value_grad_hess if has_hessian else jaxloss.per_example_value_and_grad)(case.call)
     clean = run(logits, labels, where=where)
-    dirty = run(np.where(where, logits, np.nan), np.where(where, labels, -1), where=where)
-    for got, expected in zip(dirty, clean, strict=True):
-        np.testing.assert_array_equal(got, expected)
+    for got in clean[1:]:
+        np.testing.assert_array_equal(got[~where], np.zeros_like(got[~where]))
+    for rubbish, label in ((np.nan, np.nan), (np.inf, -1), (-np.inf, 255)):
+        dirty = np.where(where, labels, np.float32(label)) if case.multilabel else labels
+        for got, expected in zip(run(np.where(where, logits, rubbish), dirty, where=where), clean, strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 @cases.sigmoid_cases
@@ -165,31 +167,26 @@ def test_infinite_logits_elementwise(case):
     assert np.isfinite(hessian).all()
 
 
-@cases.all_cases
+@cases.logits_cases
 def test_gradients_of_saturated_logits_are_right(case):
     """(1 - p)^gamma at p = 1: peers return NaN for gamma < 1, and NaN Hessians for gamma < 2."""
+    tolerance = {"rtol": (16 + 3 * 50) * 2.0**-23, "atol": 2e-37}
     for magnitude in (50.0, 200.0, 1e4, 1e30):
-        softmax = case in cases.SOFTMAX
-        z = jnp.array([magnitude, 0.0]) if softmax else jnp.array([magnitude])
+        z = jnp.array([magnitude, 0.0])
         for label in (0, 1):
-            labels = jnp.asarray(label) if softmax else jnp.array([label])
-            value, gradient, hessian = jaxloss.per_example_value_grad_hess(case.call)(z, labels)
-            if softmax:
-                exact, exact_gradient, _ = oracle.softmax_row(z, oracle.shares(label, 2), case.phi, case.value)
-            else:
-                exact, exact_gradient = case.exact(magnitude, label)
-            expected = float(exact) if exact < np.finfo(np.float32).max else np.inf
-            np.testing.assert_allclose(value, expected, rtol=(16 + 3 * 50) * 2.0**-23, atol=2e-37)
-            np.testing.assert_allclose(
-                gradient, np.array(exact_gradient, float), rtol=(16 + 3 * 50) * 2.0**-23, atol=2e-37
-            )
+            value, gradient, hessian = jaxloss.per_example_value_grad_hess(case.call)(z, jnp.asarray(label))
+            exact, exact_gradient = case.row(z, label)
+            losses = np.array(exact, float)
+            expected = np.where(losses > np.finfo(np.float32).max, np.inf, losses)
+            np.testing.assert_allclose(value, expected, **tolerance)
+            np.testing.assert_allclose(gradient, np.array(exact_gradient, float), **tolerance)
             assert np.isfinite(hessian).all()
 
 
-@cases.softmax_cases
+@cases.all_cases
 def test_empty_batches(case):
     value, gradient = jaxloss.per_example_value_and_grad(case.call)(jnp.zeros((0, 5)), jnp.zeros((0,), jnp.int32))
-    assert value.shape == (0,)
+    assert value.shape == ((0, 5) if case.element else (0,))
     assert gradient.shape == (0, 5)
     assert jaxloss.mean(value) == 0
 
@@ -210,9 +207,7 @@ def test_half_precision_is_computed_in_float32(case, half, rng):
 @cases.all_cases
 def test_no_float64_for_float32_inputs(case, x64, rng):
     logits = cases.logits_for(case, rng)
-    options = {"label_smoothing": 0.1, "class_weights": np.ones(5, np.float32)}
-    if case in cases.SOFTMAX:
-        options["z_loss"] = 0.1
+    options = case.takes(label_smoothing=0.1, class_weights=np.ones(5, np.float32), z_loss=0.1)
     for labels in (cases.labels_for(case, rng).astype(jnp.int64), jnp.ones((6, 5), jnp.float32)):
 
         def total(z, labels=labels):

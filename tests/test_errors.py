@@ -13,6 +13,10 @@ Z = jnp.zeros((8, 10))
 IDS = jnp.zeros(8, jnp.int32)
 CE = jaxloss.softmax_cross_entropy
 BCE = jaxloss.sigmoid_binary_cross_entropy
+PAIRS = jaxloss.pairwise_ranking_loss
+ZLPR = jaxloss.zlpr_loss
+HAMMING = jaxloss.soft_hamming_loss
+ENTMAX = jaxloss.entmax_loss
 
 BAD = {
     "float ids": (lambda: CE(Z, IDS.astype(jnp.float32)), TypeError, r"integer ids of shape \(8,\).*float32\[8\].*astype"),
@@ -54,6 +58,40 @@ BAD = {
     "sum of ids": (lambda: jaxloss.LossSum.of(IDS), TypeError, r"LossSum.of: `losses` must be floating point"),
     "counts in a batch": (lambda: jaxloss.balanced_class_weights(jnp.ones((2, 3))), ValueError, r"use jax\.vmap"),
     "beta": (lambda: jaxloss.effective_number_weights(jnp.ones(3), 1.5), ValueError, r"`beta` must be in \[0, 1\]"),
+    "surrogate": (lambda: PAIRS(Z, Z, surrogate="exp"), ValueError, r"`surrogate` must be one of 'logistic', 'hinge'; got 'exp'"),
+    "ranking of integers": (lambda: ZLPR(IDS, Z), TypeError, r"zlpr_loss: `logits` must be floating point; got int32\[8\]"),
+    "ranking labels": (lambda: ZLPR(Z, Z[:, :9]), ValueError, r"zlpr_loss: `labels`.*\(8, 10\).*got float32\[8,9\]"),
+    "ranking where": (lambda: PAIRS(Z, Z, where=Z[0] > 0), ValueError, r"pairwise_ranking_loss: `where`.*elements.*rows to keep"),
+    "ranking weights": (lambda: PAIRS(Z, Z, class_weights=jnp.ones(10)), TypeError, r"pairwise_ranking_loss: .*'class_weights'.*it takes"),
+    "ranking axes": (lambda: HAMMING(Z, Z, axis=(0, 1)), TypeError, r"soft_hamming_loss: `axis` must be an int"),
+    "ranking without an axis": (lambda: ZLPR(Z, Z, axis=None), ValueError, r"at least one class.*axis=None"),
+    "ranking a scalar": (lambda: ZLPR(Z[0, 0], Z[0, 0]), ValueError, r"at least one class; got float32\[\]"),
+    "ranking no class": (lambda: HAMMING(Z[:, :0], Z[:, :0]), ValueError, r"at least one class; got float32\[8,0\]"),
+    "alpha below 1": (lambda: jaxloss.entmax(Z, alpha=0.5), ValueError, r"entmax: `alpha`.* in \[1, 2\]; got 0\.5"),
+    "alpha above 2": (lambda: ENTMAX(Z, IDS, alpha=3), ValueError, r"entmax_loss: `alpha`.*\[1, 2\]; got 3"),
+    "alpha NaN": (lambda: jaxloss.entmax(Z, alpha=float("nan")), ValueError, r"`alpha` must be in \[1, 2\]; got nan"),
+    "alpha per row": (lambda: jaxloss.entmax(Z, alpha=jnp.ones(8)), ValueError, r"one number.*float32\[8\].*vmap"),
+    "alpha text": (lambda: jaxloss.entmax(Z, alpha="1.5"), TypeError, r"`alpha` must be an array or a number; got str"),
+    "alpha by position": (lambda: jaxloss.entmax(Z, 1.5), TypeError, r"`axis` must be an int"),
+    "sparsemax of integers": (lambda: jaxloss.sparsemax(IDS), TypeError, r"sparsemax: `logits` must be floating.*int32\[8\]"),
+    "sparsemax where": (lambda: jaxloss.sparsemax(Z, where=jnp.ones(10, bool)), ValueError, r"rows to keep.*classes that exist"),
+    "entmax no classes": (lambda: jaxloss.entmax15(Z[:, :0]), ValueError, r"entmax15: `logits` must have at least one"),
+    "entmax float ids": (lambda: ENTMAX(Z, Z[:, 0]), TypeError, r"entmax_loss: `labels` must be integer ids"),
+    "entmax weights": (lambda: ENTMAX(Z, IDS, class_weights=jnp.ones(8)), ValueError, r"`class_weights`.*10 class"),
+    "binary sparsemax": (lambda: jaxloss.sparsemax_loss(Z, IDS[:3]), ValueError, r"sparsemax_loss: `labels`.*Nothing is broad"),
+    "margin labels": (lambda: jaxloss.modified_huber_loss(Z, Z[:, :1]), ValueError, r"modified_huber_loss: `labels`.*\(8, 10\).*broadcast"),
+    "margin smoothing": (lambda: jaxloss.squared_hinge_loss(Z, Z, label_smoothing=2), ValueError, r"squared_hinge_loss: `label_smoothing`"),
+    "margin of integers": (lambda: jaxloss.squared_hinge_loss(IDS, IDS), TypeError, r"squared_hinge_loss: `logits` must be floating"),
+    "huber targets": (lambda: jaxloss.huber_loss(Z, Z[:1]), ValueError, r"huber_loss: `targets` must have the shape \(8, 10\)"),
+    "huber delta": (lambda: jaxloss.huber_loss(Z, None, 0.0), ValueError, r"huber_loss: `delta` must be > 0; got 0"),
+    "huber of integers": (lambda: jaxloss.huber_loss(IDS), TypeError, r"huber_loss: `predictions` must be floating"),
+    "asymmetric clip": (lambda: jaxloss.asymmetric_loss(Z, Z, clip=1.5), ValueError, r"asymmetric_loss: `clip` must be in \[0, 1\]"),
+    "asymmetric gamma": (lambda: jaxloss.asymmetric_loss(Z, Z, gamma_negative=-1), ValueError, r"`gamma_negative` must be >= 0"),
+    "asymmetric keyword": (lambda: jaxloss.asymmetric_loss(Z, Z, gamma_neg=4), TypeError, r"'gamma_neg'.*it takes.*gamma_negative"),
+    "probabilities of integers": (lambda: jaxloss.cross_entropy(IDS, Z), TypeError, r"cross_entropy: `probs` must be floating.*int32\[8\]"),
+    "probabilities from logits": (lambda: jaxloss.cross_entropy(Z, IDS, from_logits=True), TypeError, r"'from_logits'.*softmax_\* or sigmoid_\*"),
+    "probabilities in a column": (lambda: jaxloss.binary_cross_entropy(Z[:, :1], IDS), ValueError, r"`probs`.*pass probs\[\.\.\., 0\]"),
+    "log-probabilities": (lambda: jaxloss.negative_log_likelihood(Z, Z[:, 0]), TypeError, r"negative_log_likelihood: `labels` must be integer"),
 }  # fmt: skip
 
 
@@ -71,24 +109,26 @@ def user_error(function, *arguments) -> str | None:
     return error.get()
 
 
-@cases.softmax_cases
+@cases.all_cases
 def test_debug_checks_name_function_value_and_range(case):
+    z = case.link(Z)
     step = jax.grad(lambda z, t, **options: jnp.sum(case.call(z, t, **options)))
+
+    def found(*parts, **options):
+        message = user_error(lambda t, options: step(z, t, **options), *options.pop("given", (IDS,)), options)
+        assert (message is None) == (not parts)
+        for part in parts:
+            assert part in (message or ""), message
+
+    found()
     for bad in (-1, -100, 10, 17):
-        message = user_error(step, Z, IDS.at[3].set(bad))
-        assert message is not None
-        for part in (case.loss.__name__, "labels", "[0, 10)", str(bad)):
-            assert part in message, message
-    assert user_error(step, Z, IDS) is None
-    assert user_error(lambda z, t: step(z, t, where=t >= 0), Z, IDS.at[3].set(-100)) is None
-    message = user_error(step, Z, Z.at[0, 0].set(-0.5))
-    assert message is not None
-    assert "distribution" in message
-    assert "-0.5" in message
-    message = user_error(lambda z, w: step(z, IDS, class_weights=w), Z, jnp.ones(10).at[4].set(-2))
-    assert message is not None
-    assert "class_weights" in message
-    assert "-2.0" in message
+        found(case.loss.__name__, "labels", "[0, 10)", str(bad), given=(IDS.at[3].set(bad),))
+    found(given=(IDS.at[3].set(-100),), where=IDS.at[3].set(-100) >= 0)
+    found("[0, 1]" if case.multilabel else "distribution", "-0.5", given=(Z.at[0, 0].set(-0.5),))
+    if case.takes(class_weights=None):
+        found("class_weights", "-2.0", class_weights=jnp.ones(10).at[4].set(-2))
+    if not case.soft:
+        found("leave unknown labels out with `where`); got 0.25", given=(Z.at[1, 1].set(0.25),))
 
 
 def test_debug_checks_of_sigmoid_labels_and_traced_options():

@@ -149,14 +149,16 @@ def test_transformations_and_axes(metric, rng):
 
 
 @each
-def test_meshes(metric, rng):
-    first, labels = map(jnp.asarray, inputs(metric, rng, 96))
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+@pytest.mark.parametrize("spec", [("data", None), ("data", "model")], ids=["rows", "both"])
+def test_meshes(metric, spec, rng):
+    first, labels = map(jnp.asarray, inputs(metric, rng, 96, 8))
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
     with jax.set_mesh(mesh):
         parts = [jax.device_put(x, sharding) for x in (first, labels)]
         got = metric(*parts)
-        assert "all-gather" not in jax.jit(metric).lower(*parts).compile().as_text()
+        sorts = metric is label_ranking_loss and spec[1]  # and brings the classes of a row together
+        assert sorts or "all-gather" not in jax.jit(metric).lower(*parts).compile().as_text()
     assert got.sharding.spec[0] == "data"
     np.testing.assert_array_equal(got, metric(first, labels))
 

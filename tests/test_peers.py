@@ -93,6 +93,7 @@ def test_torch_losses_per_row():
         "multilabel_soft_margin": jaxloss.sigmoid_binary_cross_entropy(LOGITS, MULTI, class_weights=WEIGHTS).mean(1),
         "bce": jaxloss.binary_cross_entropy(1 / (1 + np.exp(-LOGITS)), MULTI),
         "bce_soft": jaxloss.binary_cross_entropy(1 / (1 + np.exp(-LOGITS)), SOFT),
+        "nll": jaxloss.negative_log_likelihood(jax.nn.log_softmax(LOGITS), IDS),
         "huber": jaxloss.huber_loss(LOGITS, SOFT, 0.7),
         "kl": jaxloss.softmax_kl_divergence(LOGITS, 2 * LOGITS[::-1]),
     }

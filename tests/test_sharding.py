@@ -37,23 +37,38 @@ OPTIONS = {
 }
 
 
-@cases.softmax_cases
+def optional(case, options: str) -> dict:
+    return case.takes(**OPTIONS[options])
+
+
+def parametrize(some: list[cases.Case]):
+    """Each case with all options that it takes; where ids have a program of their own without any, so, too."""
+    plain = [*cases.SOFTMAX, *cases.PROBABILITIES]
+    pairs = [(case, "all") for case in some] + [(case, "plain") for case in some if case in plain]
+    return pytest.mark.parametrize(("case", "options"), pairs, ids=lambda x: x if isinstance(x, str) else x.name)
+
+
+@parametrize(cases.ALL)
 @pytest.mark.parametrize("labels", ["ids", "soft"])
-@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def test_logits_sharded_over_both_axes(case, labels, options, kind, rng):
     """optax's loss for integer labels raises ShardingTypeError on the explicit mesh."""
     logits, given = batch(rng, labels)
+    logits, given = case.link(logits), given if case.soft or labels == "ids" else (given > 0.1).astype(jnp.float32)
     run = jaxloss.per_example_value_and_grad(case.call)
-    expected = run(logits, given, **OPTIONS[options])
-    devices = mesh(kind)
-    logits = jax.device_put(logits, NamedSharding(devices, P("data", "model")))
-    given = jax.device_put(given, NamedSharding(devices, P("data") if labels == "ids" else P("data", "model")))
-    program = jax.jit(lambda z, t: run(z, t, **OPTIONS[options]))
+    options = optional(case, options)
+    expected = run(logits, given, **options)
+    devices, spec = mesh(kind), P("data", "model")
+    logits = jax.device_put(logits, NamedSharding(devices, spec))
+    given = jax.device_put(given, NamedSharding(devices, P("data") if labels == "ids" else spec))
+    program = jax.jit(lambda z, t: run(z, t, **options))
     close(program(logits, given), expected)
-    assert not gathers(program.lower(logits, given).compile().as_text())
+    sorts = case.loss is jaxloss.pairwise_ranking_loss  # and brings the classes of a row together
+    assert sorts or not gathers(program.lower(logits, given).compile().as_text())
     tangent = jax.jvp(lambda z: jnp.sum(case.call(z, given)), (logits,), (logits,))[1]
     close(tangent, jnp.sum(run(logits, given)[1] * logits))
+    gradient = jax.grad(lambda z: jnp.sum(case.call(z, given)))
+    assert jax.eval_shape(lambda z: jax.vjp(gradient, z)[1](z)[0], logits).shape == logits.shape
 
 
 def gathers(text: str) -> list[str]:
@@ -95,15 +110,14 @@ def test_train_step_on_an_explicit_mesh(labels, rng):
     close(got[2], expected[2])
 
 
-@cases.softmax_cases
+@parametrize(cases.CLASSES)
 @pytest.mark.parametrize("labels", ["ids", "soft"])
-@pytest.mark.parametrize("options", OPTIONS)
 def test_classes_sharded_inside_shard_map(case, labels, options, rng):
     """Megatron#737: smoothing counts all classes, not those of a shard; ids are global."""
     logits, given = batch(rng, labels)
     logits = logits.at[:, 3].set(-jnp.inf)
     given = jnp.where(given == 3, 4, given) if labels == "ids" else given.at[:, 3].set(0)
-    options = OPTIONS[options]
+    options = optional(case, options)
     expected = jaxloss.per_example_value_and_grad(case.call)(logits, given, **options)
     weights = options.get("class_weights", np.ones(SIZE, np.float32))
     rest = {key: value for key, value in options.items() if key != "class_weights"}
@@ -167,18 +181,6 @@ def test_labels_outside_with_sharded_classes(rng):
     expected = jaxloss.per_example_value_and_grad(jaxloss.softmax_cross_entropy)(logits, ids)
     close((value, gradient), expected)
     np.testing.assert_array_equal(np.isnan(value), [True, False, True, False, False, True, False, True])
-
-
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@cases.sigmoid_cases
-def test_sigmoid_losses_on_meshes(case, kind, rng):
-    logits, labels = batch(rng, "soft")
-    run = jaxloss.per_example_value_and_grad(case.call)
-    expected = run(logits, labels, class_weights=jnp.arange(1.0, SIZE + 1))
-    placed = [jax.device_put(x, NamedSharding(mesh(kind), P("data", "model"))) for x in (logits, labels)]
-    close(jax.jit(lambda z, t: run(z, t, class_weights=jnp.arange(1.0, SIZE + 1)))(*placed), expected)
-    ids = jax.device_put(jnp.arange(ROWS), NamedSharding(mesh(kind), P("data")))
-    close(jax.jit(run)(placed[0], ids), run(logits, jnp.arange(ROWS)))
 
 
 def test_divergence_with_sharded_classes(rng):

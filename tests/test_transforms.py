@@ -74,7 +74,7 @@ def test_one_trace_for_all_numbers(case, rng):
 
     @chex.assert_max_traces(n=1)
     def step(z, t, smoothing):
-        return jax.grad(lambda z: jnp.sum(case.call(z, t, label_smoothing=smoothing)))(z)
+        return jax.grad(lambda z: jnp.sum(case.call(z, t, **case.takes(label_smoothing=smoothing))))(z)
 
     step = jax.jit(step)
     for smoothing in (0.0, 0.1, 0.2):
@@ -105,7 +105,7 @@ def test_eager_calls_with_other_numbers_share_a_program(rng):
 @pytest.mark.parametrize("kind", ["ids", "soft"])
 def test_nothing_forbidden_in_the_program(case, kind, rng):
     logits, labels = arguments(case, rng, kind)
-    options = {"label_smoothing": jnp.float32(0.1), "class_weights": jnp.ones(5)}
+    options = case.takes(label_smoothing=jnp.float32(0.1), class_weights=jnp.ones(5))
     program = jax.make_jaxpr(jax.value_and_grad(lambda z, options: jnp.sum(case.call(z, labels, **options)), (0, 1)))(
         logits, options
     )

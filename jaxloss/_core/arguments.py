@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxloss._core.options import check_domain, describe, number
@@ -222,3 +223,20 @@ def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> El
     if not is_ids:
         check_domain(name, "labels", targets, (targets >= 0) & (targets <= 1), "in [0, 1]")
     return Elements(name, logits, targets, keep, position)
+
+
+def class_elements(name, logits, labels, axis, where, argument="logits") -> tuple[Elements, int]:
+    """Checks the arguments of an elementwise loss that is reduced over the class axis, which it returns."""
+    elements = sigmoid_elements(name, logits, labels, axis, where, argument)
+    if elements.axis is None or logits.shape[elements.axis] == 0:
+        expected = f"`{argument}` must have an axis of at least one class"
+        raise ValueError(f"{name}: {expected}; got {describe(logits)} with axis={axis}.")
+    return elements, elements.axis
+
+
+def whole_rows(x: jax.Array) -> jax.Array:
+    """The last axis on one device, as sorting needs it; only on explicit meshes does JAX have to be told."""
+    sharding = jax.typeof(x).sharding
+    if all(part is None for part in sharding.spec[-1:]):
+        return x
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1], None)))

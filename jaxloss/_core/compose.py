@@ -108,18 +108,13 @@ def probability_loss(
 ) -> jax.Array:
     """Cross-entropy per row of what already is a probability, or its logarithm; `nll` maps it to -log p."""
     rows = softmax_rows(name, values, labels, axis, where, excluded=excluded, argument=argument)
-    share, coefficients = shares(rows, *options)
+    if rows.ids is not None:  # as one-hot rows, never stored; NaN for an id outside
+        onehot = rows.classes.is_label(rows.logits, rows.ids).astype(rows.logits.dtype)
+        rows = rows._replace(ids=None, targets=jnp.where(rows.classes.spread(rows.ids < 0), jnp.nan, onehot))
     minus_logs = nll(rows.logits)
-
-    def part(coefficients, nll):
-        return Part(coefficients, Odds(nll, nll, nll, nll), ())  # cross-entropy reads the first alone
-
-    label_part = None
-    if rows.ids is not None:
-        inside = (rows.ids >= 0) & (rows.ids < rows.classes.size(values))
-        label_part = part(share, jnp.where(inside, pick(rows.classes, minus_logs, rows.ids), jnp.nan))
-    class_part = None if coefficients is None else part(coefficients, minus_logs)
-    return total(Terms(rows, label_part, class_part), cross_entropy)
+    truth = Odds(minus_logs, minus_logs, minus_logs, minus_logs)  # cross-entropy reads the first alone
+    _, coefficients = shares(rows, *options)
+    return total(Terms(rows, at_classes=None if coefficients is None else Part(coefficients, truth, ())), cross_entropy)
 
 
 def kl_values(name, logits, target_logits, axis, where, axis_name, temperature) -> jax.Array:

@@ -61,7 +61,7 @@ ELSEWHERE = {
     "reduction": "jaxloss.mean(losses)",
     "ignore_index": "where=labels != ignore_index",
     "mask": "where",
-    "from_logits": "jaxloss.cross_entropy or binary_cross_entropy for probabilities",
+    "from_logits": "a softmax_* or sigmoid_* loss for logits, cross_entropy or binary_cross_entropy for probabilities",
 }
 
 
@@ -79,7 +79,7 @@ def public(hessian: Callable[[Callable], Callable]) -> Callable[[Function], Func
     return decorate
 
 
-def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name")) -> Function:
+def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name", "surrogate")) -> Function:
     """Compiles a function once per shape; what `_prepare` makes of its arguments is what the program sees."""
     name = function.__name__
     signature = inspect.signature(function)

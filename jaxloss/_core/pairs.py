@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxloss._core.arguments import Elements, sigmoid_elements
+from jaxloss._core.arguments import class_elements, whole_rows
 from jaxloss._core.compose import infinite_where
 from jaxloss._core.log_odds import Odds, ceiling, finite, odds
-from jaxloss._core.options import check_domain, describe
+from jaxloss._core.options import check_domain
 from jaxloss._core.statistics import ClassAxis, class_odds
 
 BLOCK_ELEMENTS = 2**20  # of an array [*batch, block, C] of the logistic surrogate: 4 MiB in float32
@@ -79,15 +79,6 @@ class Pairs(NamedTuple):
         """Values of every label in the layout and dtype of the argument `like`."""
         values = jnp.where(_spread(self.undefined), jnp.nan, values)
         return jnp.moveaxis(values, -1, self.axis).astype(like.dtype)
-
-
-def class_elements(name, logits, labels, axis, where, argument="logits") -> tuple[Elements, int]:
-    """Checks the arguments of an elementwise loss that is reduced over the class axis, which it returns."""
-    elements = sigmoid_elements(name, logits, labels, axis, where, argument)
-    if elements.axis is None or logits.shape[elements.axis] == 0:
-        expected = f"`{argument}` must have an axis of at least one class"
-        raise ValueError(f"{name}: {expected}; got {describe(logits)} with axis={axis}.")
-    return elements, elements.axis
 
 
 def label_pairs(name, logits, labels, axis, where, argument="logits") -> Pairs:
@@ -173,15 +164,31 @@ def sort_labels(keys: tuple[jax.Array, ...], first: jax.Array, second: jax.Array
 
 def inversions(pairs: Pairs) -> jax.Array:
     """Share of pairs with z_j >= z_i: for each irrelevant label the relevant ones up to its score are counted."""
-    order = sort_labels((pairs.scores,), pairs.relevant, pairs.irrelevant)
-    below = jnp.cumsum(order.first.astype(jnp.int32), -1).astype(pairs.scores.dtype)
-    relevant, irrelevant = pairs.sizes
-    return jnp.sum(jnp.where(order.second, below, 0), -1) / (relevant * irrelevant)
+    scores, *masks = map(whole_rows, (pairs.scores, pairs.relevant, pairs.irrelevant))
+    order = sort_labels((scores,), *masks)
+    below = jnp.cumsum(order.first.astype(jnp.int32), -1).astype(scores.dtype)
+    return jnp.sum(jnp.where(order.second, below, 0), -1) / jnp.multiply(*pairs.sizes)
 
 
 def mean_over_pairs(surrogate: str, pairs: Pairs) -> jax.Array:
     """Mean of softplus(z_j - z_i) ("logistic") or max(0, 1 + z_j - z_i) ("hinge"); 0 where there is no pair."""
-    return _mean(surrogate, finite(pairs.scores), *pairs.contested, *pairs.sizes)
+    return _mean(surrogate, *_sides(pairs))
+
+
+def _sides(pairs: Pairs) -> tuple[jax.Array, ...]:
+    return *map(whole_rows, (finite(pairs.scores), *pairs.contested)), *pairs.sizes
+
+
+def pair_hessian(function: Callable) -> Callable:
+    """Diagonal, of a mean over pairs: that of p (1 - p), p = sigmoid(z_j - z_i); the hinge is piecewise linear."""
+
+    def hessian(logits, labels, axis, where, *, surrogate):
+        pairs = label_pairs(function.__name__, logits, labels, axis, where)
+        if surrogate == "hinge":
+            return pairs.restore(jnp.zeros_like(pairs.scores), logits)
+        return pairs.restore(_logistic(*_sides(pairs), form=lambda truth: truth.p * truth.q)[1], logits)
+
+    return hessian
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -219,8 +226,8 @@ def _hinge(scores, relevant, irrelevant, relevant_size, irrelevant_size) -> tupl
 
 
 @jax.custom_jvp
-def _logistic_gradient(scores, *sides) -> tuple[jax.Array, jax.Array]:
-    return _logistic(scores, *sides, with_gradient=True)
+def _logistic_gradient(scores, relevant, *sides) -> tuple[jax.Array, jax.Array]:
+    return _slopes(scores, relevant, *sides)
 
 
 @_logistic_gradient.defjvp
@@ -229,15 +236,22 @@ def _logistic_gradient_jvp(primals, tangents):
     scores, *sides = primals
     value, gradient = _logistic_gradient(*primals)
     slope = jnp.sum(gradient * tangents[0], -1)
-    plain = partial(_logistic, with_gradient=True, packed=False)
-    return (value, gradient), (slope, jax.jvp(lambda z: plain(z, *sides)[1], (scores,), tangents[:1])[1])
+    return (value, gradient), (
+        slope,
+        jax.jvp(lambda z: _slopes(z, *sides, packed=False)[1], (scores,), tangents[:1])[1],
+    )
 
 
-def _logistic(scores, relevant, irrelevant, relevant_size, irrelevant_size, with_gradient=False, packed=True):
-    """Mean of softplus(z_j - z_i) with its gradient; packed, at the cost of C times the smaller of the two sets.
+def _slopes(scores, relevant, *sides, packed=True) -> tuple[jax.Array, jax.Array]:
+    value, sums = _logistic(scores, relevant, *sides, form=lambda truth: truth.p, packed=packed)
+    return value, jnp.where(relevant, -sums, sums)
 
-    Exchanging the sets and the sign of z changes no difference z_j - z_i, so that i runs over the smaller set. Sorting
-    brings its labels together, and blocks that hold none, in no row, are skipped.
+
+def _logistic(scores, relevant, irrelevant, relevant_size, irrelevant_size, form=None, packed=True):
+    """Mean of softplus(z_j - z_i) and, for each label, of its pairs' `form` of the odds of z_j - z_i, over all pairs.
+
+    Exchanging the sets and the sign of z changes no difference z_j - z_i, so that i runs over the smaller set. Packed,
+    that costs C times its size: sorting brings its labels together, and blocks that hold none, in no row, are skipped.
     """
     far = FAR * ceiling(scores.dtype)
     swap = jnp.sum(relevant, -1) > jnp.sum(irrelevant, -1)
@@ -255,16 +269,16 @@ def _logistic(scores, relevant, irrelevant, relevant_size, irrelevant_size, with
         total, by_low = carry
         truth = odds(jnp.expand_dims(lows, -2) - _spread(block))
         total = total + jnp.sum(jnp.sum(truth.nlc, -1) / _spread(sizes[1]), -1)
-        if not with_gradient:
+        if form is None:
             return (total, by_low), block
-        return (total, by_low + jnp.sum(truth.p, -2)), jnp.sum(truth.p, -1)
+        values = form(truth)  # 0 for a label that takes no part
+        return (total, by_low + jnp.sum(values, -2)), jnp.sum(values, -1)
 
     step = step if packed else jax.checkpoint(step)
     zeros = jnp.zeros_like(sizes[0]), jnp.zeros_like(scores)
     (total, by_low), by_high = _over_blocks(step, zeros, highs, used)
     by_high = lax.sort((place, by_high), num_keys=1)[1] if packed else by_high
-    gradient = (by_low - by_high) / _spread(sizes[0] * sizes[1])
-    return total / sizes[0], jnp.where(swap, -gradient, gradient)
+    return total / sizes[0], (by_low + by_high) / _spread(sizes[0] * sizes[1])
 
 
 def _over_blocks(step: Callable, carry, highs: jax.Array, used: jax.Array | None):
