@@ -40,7 +40,8 @@ import jaxloss
 WORDS, LENGTH, UNKNOWN, PADDING = 24_000, 64, 0, -1
 WIDTH, HEADS, LAYERS = 128, 4, 2
 MICROBATCHES, SEQUENCES = 2, 16  # of a step; of a microbatch
-CHUNK_ROWS = 256  # of 1024 words of a microbatch; by default linear_loss would not split so few
+ROWS = MICROBATCHES * SEQUENCES * LENGTH  # words of a step, with padding
+CHUNK_ROWS = 256  # of the 1024 of a microbatch; by default `linear_loss` does not split so few
 Z_LOSS = 1e-4
 EVALUATIONS, HELD_OUT = 8, 128  # how often, and on how many sequences, the loss is taken on files held out
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "encodings", "pydoc_data", "lib2to3", "__pycache__"}
@@ -141,13 +142,12 @@ def total_loss(params: Params, ids: jax.Array) -> tuple[jax.Array, tuple[jaxloss
 def mean_gradient(params: Params, microbatches: jax.Array) -> tuple[Params, dict[str, jax.Array]]:
     """Gradient of the mean loss over all words of ids [microbatches, B, LENGTH + 1], and means of the parts."""
 
-    def add(sums, ids):
-        (_, more), gradient = jax.value_and_grad(total_loss, has_aux=True)(params, ids)
-        return jax.tree.map(jnp.add, sums, (gradient, more)), None
+    def add(gradient, ids):
+        (_, found), more = jax.value_and_grad(total_loss, has_aux=True)(params, ids)
+        return jax.tree.map(jnp.add, gradient, more), found
 
-    shapes = jax.eval_shape(lambda: add((params, total_loss(params, microbatches[0])[1]), microbatches[0])[0])
-    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (gradient, (loss, parts)), _ = jax.lax.scan(add, start, microbatches)
+    gradient, found = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), microbatches)
+    loss, parts = jax.tree.map(lambda x: jnp.sum(x, 0), found)  # a LossSum is a tree: its sums add up
     # Divide once: the microbatches' own means count a word more in the one that has fewer of them.
     gradient, parts = jax.tree.map(lambda x: x / loss.weight, (gradient, parts))
     return gradient, {"loss": loss.mean(), **parts}
@@ -158,8 +158,8 @@ def assert_accumulation_is_exact(params: Params, microbatches: np.ndarray) -> fl
     whole = microbatches.reshape(1, -1, LENGTH + 1)
     (one, _), (other, _) = (jax.jit(mean_gradient)(params, ids) for ids in (microbatches, whole))
     errors = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))), one, other)
-    # Sums of 2048 words in another order, each rounded to 2^-24; far more and a word would be counted wrongly.
-    assert max(jax.tree.leaves(errors)) < 2048**0.5 * 2**-23, errors
+    # The same terms, added up in another order: as many roundings as words, of either sign.
+    assert max(jax.tree.leaves(errors)) < ROWS**0.5 * 2**-23, errors
     return max(jax.tree.leaves(errors))
 
 
@@ -196,7 +196,7 @@ def train_model(params: Params, train: np.ndarray, held: np.ndarray, steps: int)
             logs.append(log)
             if done in due:
                 curve.append((done, float(held_out_sum(params, held).mean())))
-            bar.set_postfix({name: f"{value:.3f}" for name, value in log.items()}, refresh=False)
+            bar.set_postfix({name: f"{value:.3g}" for name, value in log.items()}, refresh=False)
     return params, jax.device_get(logs), curve
 
 
@@ -214,7 +214,7 @@ def last_layer(chunk_rows: int | None) -> Callable[..., jax.Array]:
     return chunked if chunk_rows else dense
 
 
-def measure_last_layer(params: Params, ids: np.ndarray, runs: int = 5) -> dict[str, tuple[float, float]]:
+def measure_last_layer(params: Params, ids: np.ndarray, runs: int = 3) -> dict[str, tuple[float, float]]:
     """Temporary memory in MB, and the median of times in seconds, of value and gradients of the last layer."""
     labels = np.maximum(ids[:, 1:], 0).reshape(-1)
     hidden = jax.jit(hidden_states)(params, ids[:, :-1]).reshape(-1, WIDTH)
@@ -241,7 +241,7 @@ def measure_last_layer(params: Params, ids: np.ndarray, runs: int = 5) -> dict[s
     }
 
 
-def draw(path: Path, logs: list, curve: list, baseline: float, costs: dict[str, tuple[float, float]], rows: int):
+def draw(path: Path, logs: list, curve: list, baseline: float, costs: dict[str, tuple[float, float]]) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", width_ratios=(3, 2))
     done = np.arange(1, len(logs) + 1)
     losses = [-log["log-probability"] for log in logs]
@@ -255,14 +255,14 @@ def draw(path: Path, logs: list, curve: list, baseline: float, costs: dict[str, 
     bars = right.bar(list(costs), memory, color=["#D55E00", *["#0072B2"] * (len(costs) - 1)])
     right.bar_label(bars, [f"{m:.0f} MB\n{s:.2f} s" for m, s in zip(memory, seconds, strict=True)], padding=2)
     right.set(ylabel="temporary memory (MB)", ylim=(0, 1.15 * max(memory)))
-    right.set_title(f"Last layer, value and gradients: {rows} words")
+    right.set_title(f"Last layer, value and gradients: {ROWS} words")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trains a language model on Python's library without its logits.")
-    parser.add_argument("--steps", type=int, default=150, help="updates, of 32 sequences of 64 words each")
+    parser.add_argument("--steps", type=int, default=100, help="updates, each on 32 sequences of 64 words")
     parser.add_argument("--out", type=Path, default=Path("language_model.png"), help="where the figure goes (PNG)")
     options = parser.parse_args()
     if options.steps < 1:
@@ -288,16 +288,14 @@ def main() -> None:
     trained, logs, curve = train_model(params, train, held, options.steps)
     print(f"Trained on {options.steps * MICROBATCHES * SEQUENCES:,} sequences in {time.perf_counter() - start:.0f} s.")
     last = {name: np.mean([log[name] for log in logs[-10:]]) for name in logs[-1]}
-    print("Last steps, mean per word: " + ", ".join(f"{name} {value:.4f}" for name, value in last.items()))
+    print("Last steps, mean per word: " + ", ".join(f"{name} {value:.3g}" for name, value in last.items()))
     print(f"Perplexity on files held out: {np.exp(curve[-1][1]):.1f}; unigram model {np.exp(baseline):.1f}.")
 
-    batch = train[: 2 * MICROBATCHES * SEQUENCES]
-    rows = batch[:, 1:].size
-    costs = measure_last_layer(trained, batch)
-    print(f"\nLast layer, value and gradients of {rows} words; the logits alone are {rows * classes * 4e-6:.0f} MB:")
+    costs = measure_last_layer(trained, train[: MICROBATCHES * SEQUENCES])
+    print(f"\nLast layer, value and gradients of {ROWS} words; the logits alone are {ROWS * classes * 4e-6:.0f} MB:")
     for name, (memory, seconds) in costs.items():
         print(f"{name:>20}: {memory:6.0f} MB of temporary memory, {seconds:5.2f} s")
-    draw(options.out, logs, curve, baseline, costs, rows)
+    draw(options.out, logs, curve, baseline, costs)
     print(f"Figure: {options.out}")
 
 
