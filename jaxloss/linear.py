@@ -158,7 +158,7 @@ def map_linear_logits(
       hidden: float array [*batch, H].
       kernel: float array [H, C], or [C, H] with axis=0 (a tied embedding table; it is not copied). Rows and kernel of
         two dtypes are multiplied in the one that holds both.
-      *rows: arrays or trees of arrays [*batch, ...], an entry for each row. Differentiable.
+      rows: arrays or trees of arrays [*batch, ...], an entry for each row. Differentiable.
       bias: float array [C]; an entry of -inf leaves a class out.
       axis: the class axis of `kernel`.
       chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, as many as have
@@ -216,8 +216,9 @@ def _sum(loss, has_aux, class_axis, chunk_rows, precision, hidden, kernel, bias,
             raise TypeError(
                 f"linear_loss: with has_aux, `loss` must return (losses, auxiliary results); got {found!r}."
             )
-        losses, extra = found if has_aux else (found, ())
-        losses = jnp.asarray(losses)
+        if isinstance(found, tuple) and not has_aux:
+            raise TypeError("linear_loss: `loss` returned a tuple; if it has auxiliary results, pass has_aux=True.")
+        losses, extra = found if has_aux else (jnp.asarray(found), ())
         check_results("linear_loss", "loss", z, losses, exactly=True)
         check_results("linear_loss", "loss", z, extra)
         return losses.astype(z.dtype), extra

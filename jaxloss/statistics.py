@@ -3,6 +3,8 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import softmax_rows
@@ -22,6 +24,7 @@ class SoftmaxStatistics(NamedTuple):
       complement: 1 - p.
       logsumexp: log sum_c exp(z_c).
       entropy: sum_c p_c (-log p_c), in nats.
+      accuracy: 1 where the logit of the label is the largest, ties included, else 0; without a derivative.
     """
 
     log_odds: jax.Array
@@ -31,6 +34,7 @@ class SoftmaxStatistics(NamedTuple):
     complement: jax.Array
     logsumexp: jax.Array
     entropy: jax.Array
+    accuracy: jax.Array
 
 
 @compiled
@@ -45,9 +49,9 @@ def softmax_statistics(
     """Statistics of each row and its label, without cancellation, differentiable to any order.
 
     The building blocks of a loss of one's own; what a program does not use is not computed in it. For a distribution t
-    the first five are sum_c t_c times the statistic of class c: a product of two of them is not the expectation of the
-    product, so losses that are not linear in them need ids. Write powers as exponentials of the logarithms, as below:
-    their derivatives stay finite.
+    the first five and the accuracy are sum_c t_c times the statistic of class c: a product of two of them is not the
+    expectation of the product, so losses that are not linear in them need ids. Write powers as exponentials of the
+    logarithms, as below: their derivatives stay finite.
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
@@ -80,12 +84,24 @@ def softmax_statistics(
       Section "The one idea" of docs/numerics.md.
     """
     rows = softmax_rows("softmax_statistics", logits, labels, axis, where, axis_name)
-    every = class_odds(rows.classes, rows.logits)
-    entropy = rows.classes.sum(every.odds.p * every.odds.nll)
-    if rows.ids is not None:
-        truth = odds(label_odds(rows.classes, rows.logits, rows.ids).log_odds)
-        statistics = (truth.nlc - truth.nll, *truth)
+    classes, ids = rows.classes, rows.ids
+    every = class_odds(classes, rows.logits)
+    entropy = classes.sum(every.odds.p * every.odds.nll)
+    constant = lax.stop_gradient(rows.logits)
+    best = classes.max(constant)
+    right = constant >= classes.spread(best)
+    if ids is not None:
+        label = label_odds(classes, rows.logits, ids)
+        truth, logsumexp = odds(label.log_odds), label.logsumexp
+        statistics = [truth.nlc - truth.nll, *truth]
+        hit = classes.sum((right & classes.is_label(constant, ids)).astype(best.dtype))
+        accuracy = jnp.where((ids >= 0) & (ids < classes.size(constant)), hit, jnp.nan)
     else:
-        truth = every.odds
-        statistics = (rows.classes.sum(rows.targets * x) for x in (truth.nlc - truth.nll, *truth))
-    return SoftmaxStatistics(*map(rows.finish, (*statistics, every.logsumexp, entropy)))
+        truth, logsumexp = every.odds, every.logsumexp
+        each = (truth.nlc - truth.nll, *truth, right.astype(best.dtype))
+        *statistics, accuracy = (_expected(rows, x) for x in each)
+    return SoftmaxStatistics(*map(rows.finish, (*statistics, logsumexp, entropy, accuracy)))
+
+
+def _expected(rows, statistic: jax.Array) -> jax.Array:
+    return rows.classes.sum(rows.targets * statistic)

@@ -175,3 +175,21 @@ def ulp_error(got, exact, dtype=np.float32) -> np.ndarray:
             unit = mp.mpf(2) ** (mp.floor(mp.log(abs(b), 2)) - info.nmant)
             result[i] = float(abs(mp.mpf(float(a)) - b) / unit)
     return result
+
+
+def linear_cross_entropy(hidden, kernel, ids, weights) -> tuple:
+    """Weighted sum of -log softmax(hidden @ kernel)[id], its gradients by hidden, kernel and logits, in float64."""
+    h, w = (np.asarray(x, np.float64) for x in (hidden, kernel))
+    z = h @ w
+    e = np.exp(z - z.max(1, keepdims=True))
+    p = e / e.sum(1, keepdims=True)
+    rows = np.arange(len(ids))
+    others = p.copy()
+    others[rows, ids] = 0
+    rest = others.sum(1)
+    dz = others
+    dz[rows, ids] = -rest
+    dz = dz * np.asarray(weights, np.float64)[:, None]
+    gap = z.max(1) + np.log(e.sum(1)) - z[rows, ids]
+    losses = np.where(rest < 0.5, -np.log1p(-np.minimum(rest, 0.5)), gap)
+    return np.sum(losses * weights), dz @ w.T, h.T @ dz, dz

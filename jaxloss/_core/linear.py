@@ -60,13 +60,14 @@ class Operands(NamedTuple):
     kernel: Any = None
     bias: Any = None
     parameters: Tree = None  # of the loss
+    enclosed: Tree = None  # in the loss
 
     @property
     def rows(self) -> "Operands":
-        return self._replace(kernel=None, bias=None, parameters=None)
+        return Operands(self.hidden, self.labels, self.weights, self.keep)
 
     def with_rows(self, rows: "Operands") -> "Operands":
-        return rows._replace(kernel=self.kernel, bias=self.bias, parameters=self.parameters)
+        return self._replace(hidden=rows.hidden, labels=rows.labels, weights=rows.weights, keep=rows.keep)
 
 
 def _restrict(function: Callable, arguments: tuple, active: tuple) -> tuple[Callable, list, Callable]:
@@ -102,7 +103,7 @@ def _perturbed(tangents: Tree) -> Tree:
 class Plan(NamedTuple):
     """What is fixed while the program is traced."""
 
-    loss: Callable[..., tuple[jax.Array, Tree]]  # of logits, labels and parameters: losses and auxiliary results
+    loss: Callable[..., tuple[jax.Array, Tree]]  # of logits, labels, parameters, enclosed: losses, auxiliary results
     layer: Layer
 
     def chunks(self, active: Operands, operands: Operands) -> Chunks:
@@ -114,16 +115,18 @@ class Plan(NamedTuple):
             keep = rows.keep
             hidden, labels, weights = masked(keep, (rows.hidden, rows.labels, rows.weights))
             z = layer.logits(hidden, kernel, bias)
-            variables, which = (z, labels, operands.parameters), (by_logits, active.labels, active.parameters)
+            variables = (z, labels, operands.parameters, operands.enclosed)
+            which = (by_logits, active.labels, active.parameters, active.enclosed)
             losses, pull, extra = _vjp(self.loss, variables, which)
             ones = jnp.ones(losses.shape, losses.dtype)
             scale = masked(keep, vary(ones if weights is None else weights.astype(losses.dtype), varying(losses)))
-            dz, dlabels, dparameters = pull(scale)
+            dz, dlabels, dparameters, denclosed = pull(scale)
             losses, dz, dlabels, extra = masked(keep, (losses, dz, dlabels, extra))
             shared = Operands(
                 kernel=layer.by_kernel(dz, hidden) if active.kernel else None,
                 bias=jnp.sum(dz, 0) if active.bias else None,
                 parameters=dparameters,
+                enclosed=denclosed,
             )
             by_row = Operands(
                 hidden=layer.by_hidden(dz, kernel) if active.hidden else None,
@@ -190,9 +193,22 @@ def _no_tangent(x: jax.Array) -> jax.Array | np.ndarray:
 
 def layer_of(hidden: jax.Array, kernel: jax.Array, class_axis: int, precision: Any) -> Layer:
     """Factors in the common dtype of rows and kernel, sums in float32 (float64 for float64)."""
-    operand = jnp.promote_types(hidden.dtype, kernel.dtype)
-    dtype = jnp.dtype(jnp.float64 if operand == jnp.float64 else jnp.float32)
+    dtype = jnp.dtype(jnp.float64 if jnp.float64 in (hidden.dtype, kernel.dtype) else jnp.float32)
+    operand = hidden.dtype if hidden.dtype == kernel.dtype else dtype
     return Layer(class_axis, operand, dtype, precision)
+
+
+def _open(function: Callable, *types: Tree) -> tuple[Callable, list[jax.Array]]:
+    """A function that takes the traced arrays that it closes over as its last argument; and these."""
+    enclosed = jax.closure_convert(function, *types)[1]
+
+    def opened(*arguments):
+        *arguments, given = arguments
+        converted, found = jax.closure_convert(function, *arguments)
+        values = {id(x): value for x, value in zip(enclosed, given, strict=True)}
+        return converted(*arguments, *(values[id(x)] for x in found))
+
+    return opened, enclosed
 
 
 def row_sum(layer: Layer, loss: Callable, operands: Operands) -> tuple[jax.Array, Tree]:
@@ -211,15 +227,14 @@ def row_sum(layer: Layer, loss: Callable, operands: Operands) -> tuple[jax.Array
         weights=vary(operands.weights, axes),
         parameters=vary(operands.parameters, axes),
     )
-    function, enclosed = jax.closure_convert(loss, *jax.eval_shape(types))
+    opened, enclosed = _open(loss, *jax.eval_shape(types))
     for x in enclosed:
         if axes - varying(x):
             raise ValueError(
                 f"linear_loss: `loss` closes over a traced {describe(x)} that is the same on all devices of mesh axes "
                 f"{sorted(axes - varying(x))}. Pass it in `loss_args`."
             )
-    plan = Plan(lambda z, labels, parameters: function(z, labels, parameters[0], *parameters[1]), layer)
-    return weighted_sum(plan, operands._replace(parameters=(operands.parameters, enclosed)))
+    return weighted_sum(Plan(opened, layer), operands._replace(enclosed=enclosed))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
