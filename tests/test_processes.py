@@ -25,7 +25,7 @@ PROCESSES, DEVICES = 2, 4  # devices of each process
 CLASSES, WIDTH, BATCH, LENGTH, STEPS = 204, 16, 8, 6, 2
 SPECS = {"kernel": P(None, "model"), "bias": P("model")}
 SECONDS = 120  # until a process that hangs is ended
-TOLERANCE = 2.0**-14  # Adam divides by the root of the squared gradient, and so magnifies rounding of small gradients
+TOLERANCE = 64 * 2.0**-23  # sums of some 40 words and 204 classes, in another order
 
 
 def language_model():
@@ -44,13 +44,14 @@ def language_model():
 
 
 def train(params, ids, **layout):
-    """Parameters after a step for each batch of ids, and the mean losses and accuracies."""
-    optimizer = optax.adamw(0.01)
+    """Parameters after a step for each batch of ids, and the mean losses, probabilities and accuracies."""
+    optimizer = optax.sgd(1.0, momentum=0.9)  # Adam would hide a gradient that is wrong by a factor
     names = {"axis_name": layout["axis_name"]} if layout else {}
 
     def word_loss(logits, labels):
         losses = jaxloss.softmax_cross_entropy(logits, labels, label_smoothing=0.1, z_loss=1e-3, **names)
-        return losses, jaxloss.softmax_statistics(logits, labels, **names).probability
+        row = jaxloss.softmax_statistics(logits, labels, **names)
+        return losses, (row.probability, row.accuracy)
 
     def loss(params, ids):
         def cell(state, x):
@@ -60,22 +61,23 @@ def train(params, ids, **layout):
         words, labels = ids[:, :-1], ids[:, 1:]
         x = jnp.take(params["embedding"], jnp.maximum(words, 0), axis=0, mode="clip").swapaxes(0, 1)
         hidden = jax.lax.scan(cell, jnp.zeros_like(x[0]), x)[1].swapaxes(0, 1)
-        total, probability = jaxloss.linear_loss(
-            word_loss, hidden, params["kernel"], labels, bias=params["bias"], where=labels >= 0, has_aux=True,
-            chunk_rows=5, **layout,
-        )  # fmt: skip
-        return total.mean(), jnp.sum(probability) / total.weight
+        kernel, bias = params["kernel"], params["bias"]
+        options = {"bias": bias, "where": labels >= 0, "has_aux": True, "chunk_rows": 5, **layout}
+        total, parts = jaxloss.linear_loss(word_loss, hidden, kernel, labels, **options)
+        return total.mean(), jax.tree.map(lambda x: jnp.sum(x) / total.weight, parts)
 
     def step(state, ids):
         params, moments = state
-        (value, probability), gradient = jax.value_and_grad(loss, has_aux=True)(params, ids)
+        (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(params, ids)
         updates, moments = optimizer.update(gradient, moments, params)
-        return (optax.apply_updates(params, updates), moments), (value, probability)
+        return (optax.apply_updates(params, updates), moments), (value, parts)
 
-    (params, _), logs = jax.jit(lambda params, ids: jax.lax.scan(step, (params, optimizer.init(params)), ids))(
-        params, ids
-    )
-    return params, logs
+    @jax.jit
+    def steps(params, ids):
+        (params, _), logs = jax.lax.scan(step, (params, optimizer.init(params)), ids)
+        return params, logs
+
+    return steps(params, ids)
 
 
 def work(process: int, port: int, out: str) -> None:
@@ -132,7 +134,7 @@ def test_classes_split_over_two_processes(tmp_path):
     with jax.default_device(jax.devices("cpu")[0]):
         expected = jax.tree.leaves(train(params, ids))
     moved = [np.max(np.abs(a - b)) for a, b in zip(expected, jax.tree.leaves(params), strict=False)]
-    assert min(moved) > 0.01, moved  # two steps of Adam: about 0.02
+    assert min(moved) > 0.01, moved
     out, port = tmp_path / "results.npz", free_port()
     flags = f"--xla_force_host_platform_device_count={DEVICES}"
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent.parent)}
