@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-QUESTIONS = ["dense"]
+QUESTIONS = ["dense", "linear"]
 COLUMNS = ["question", "shape", "dtype", "provider", "p20", "p50", "p80", "to_optax", "to_floor", "temporary_mb"]
 
 
@@ -45,7 +45,7 @@ def main() -> None:
         "rows": rows,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = arguments.out / f"{device.platform}-jax{result['jax']}"
+    stem = arguments.out / "-".join(filter(None, [arguments.only, device.platform, f"jax{result['jax']}"]))
     stem.with_name(stem.name + ".json").write_text(json.dumps(result, indent=1) + "\n")
     heading = f"{device.device_kind}, jax {result['jax']}, optax {result['optax']}, {result['date']}; times in ms\n\n"
     stem.with_name(stem.name + ".md").write_text(heading + table(rows) + "\n")

@@ -22,7 +22,7 @@ from jaxloss._core.options import AxisName, describe
 from jaxloss.reduction import LossSum
 
 CHUNK_BYTES = {"cpu": 112 * 2**20}
-"""Of the logits of a chunk, by platform; 1 GiB on others. docs/performance.md says how it was chosen."""
+"""Of the logits of a chunk, by platform; 1 GiB on others. docs/linear.md says how it was chosen."""
 
 
 def linear_loss(
