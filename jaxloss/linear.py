@@ -68,7 +68,7 @@ def linear_loss(
       loss_args: tuple of further arguments of `loss`, trees of arrays, differentiable. Traced arrays that `loss` closes
         over are differentiated, too.
       has_aux: whether `loss` returns (losses, auxiliary results), the latter a tree of arrays [rows, ...] to be logged;
-        they count as constants.
+        they count as constants. `softmax_statistics` has what is usually logged; an `argmax` is slow on CPU.
       axis: the class axis of `kernel`.
       chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, as many as have
         logits of 112 MiB on CPU, of 1 GiB elsewhere.
