@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 import jaxloss
-from bench.measure import interleaved, percentiles
+from bench.measure import interleaved, result_rows
 
 SHAPES = [
     (65536, 10, "float32"),
@@ -63,25 +63,16 @@ def run(quick: bool) -> Iterator[dict]:
         rng = np.random.default_rng(0)
         x, w = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((rows, 8), (8, size)))
         ids = jnp.asarray(rng.integers(0, size, rows), jnp.int32)
-        compiled = {name: jax.jit(_step(loss)).lower(x, w, ids).compile() for name, loss in PROVIDERS.items()}
-        floor = jax.jit(_step(None)).lower(x, w, ids).compile()
+        steps = {FLOOR: None, **PROVIDERS}
+        compiled = {name: jax.jit(_step(loss)).lower(x, w, ids).compile() for name, loss in steps.items()}
         expected = float(compiled["optax"](x, w, ids)[0])
         for name, program in compiled.items():
-            if "focal" not in name:
+            if name != FLOOR and "focal" not in name:
                 np.testing.assert_allclose(program(x, w, ids)[0], expected, rtol=2e-2 if dtype == "bfloat16" else 1e-5)
-        programs = {name: partial(program, x, w, ids) for name, program in {FLOOR: floor, **compiled}.items()}
+        programs = {name: partial(program, x, w, ids) for name, program in compiled.items()}
         samples = interleaved(programs, seconds=2 if quick else 15)
-        base = np.median(samples[FLOOR])
-        for name, times in samples.items():
-            peer = "optax, one-hot" if "one-hot" in name else "optax"
-            yield {
-                "question": "dense",
-                "provider": name,
-                "shape": f"[{rows}, {size}]",
-                "dtype": dtype,
-                **percentiles(times),
-                "to_optax": float(np.median(times) / np.median(samples[peer])),
-                "to_floor": float(np.median(times) / base),
-                "temporary_mb": (floor if name == FLOOR else compiled[name]).memory_analysis().temp_size_in_bytes / 1e6,
-                "samples": times,
-            }
+        yield from result_rows("dense", f"[{rows}, {size}]", dtype, samples, compiled, FLOOR, _peer)
+
+
+def _peer(name: str) -> str:
+    return "optax, one-hot" if "one-hot" in name else "optax"

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 import jaxloss
-from bench.measure import interleaved, percentiles
+from bench.measure import interleaved, result_rows
 
 ROWS, WIDTH = 4096, 512
 SHAPES = [(32000, "float32"), (32000, "bfloat16")]
@@ -83,16 +83,5 @@ def run(quick: bool) -> Iterator[dict]:
             if name != FLOOR:
                 np.testing.assert_allclose(program()[0], expected, rtol=2e-2 if dtype == "bfloat16" else 1e-5)
         samples = interleaved(programs, seconds=30 if quick else 120, warm_up=1)
-        for name, times in samples.items():
-            memory = compiled[name].memory_analysis().temp_size_in_bytes / 1e6 if name in compiled else "-"
-            yield {
-                "question": "linear",
-                "provider": name,
-                "shape": f"[{ROWS}, {WIDTH}] @ [{WIDTH}, {size}]",
-                "dtype": dtype,
-                **percentiles(times),
-                "to_optax": float(np.median(times) / np.median(samples["optax, all logits"])),
-                "to_floor": float(np.median(times) / np.median(samples[FLOOR])),
-                "temporary_mb": memory,
-                "samples": times,
-            }
+        shape = f"[{ROWS}, {WIDTH}] @ [{WIDTH}, {size}]"
+        yield from result_rows("linear", shape, dtype, samples, compiled, FLOOR, lambda _: "optax, all logits")

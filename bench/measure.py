@@ -1,7 +1,7 @@
 """Interleaved timing: every provider once per round, so that a slow moment of the machine hits all of them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -20,6 +20,32 @@ def interleaved(programs: dict[str, Callable[[], object]], seconds: float, warm_
             jax.block_until_ready(program())
             samples[name].append(time.perf_counter() - begin)
     return samples
+
+
+def result_rows(
+    question: str,
+    shape: str,
+    dtype: str,
+    samples: dict[str, list[float]],
+    programs: dict[str, jax.stages.Compiled],
+    floor: str,
+    peer: Callable[[str], str],
+) -> Iterator[dict]:
+    """A row of results by provider; `peer` names the one that it is compared with; `programs` are those of XLA."""
+    medians = {name: float(np.median(times)) for name, times in samples.items()}
+    for name, times in samples.items():
+        program = programs.get(name)
+        yield {
+            "question": question,
+            "provider": name,
+            "shape": shape,
+            "dtype": dtype,
+            **percentiles(times),
+            "to_optax": medians[name] / medians[peer(name)],
+            "to_floor": medians[name] / medians[floor],
+            "temporary_mb": program.memory_analysis().temp_size_in_bytes / 1e6 if program else "-",
+            "samples": times,
+        }
 
 
 def percentiles(samples: list[float]) -> dict[str, float]:

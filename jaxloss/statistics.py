@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxloss._core.arguments import softmax_rows
 from jaxloss._core.log_odds import odds
 from jaxloss._core.options import Axis, AxisName, compiled
-from jaxloss._core.statistics import class_odds, label_odds
+from jaxloss._core.statistics import class_odds, label_odds, pick
 
 
 class SoftmaxStatistics(NamedTuple):
@@ -89,16 +89,16 @@ def softmax_statistics(
     entropy = classes.sum(every.odds.p * every.odds.nll)
     constant = lax.stop_gradient(rows.logits)
     best = classes.max(constant)
-    right = constant >= classes.spread(best)
     if ids is not None:
         label = label_odds(classes, rows.logits, ids)
         truth, logsumexp = odds(label.log_odds), label.logsumexp
         statistics = [truth.nlc - truth.nll, *truth]
-        hit = classes.sum((right & classes.is_label(constant, ids)).astype(best.dtype))
-        accuracy = jnp.where((ids >= 0) & (ids < classes.size(constant)), hit, jnp.nan)
+        right = (pick(classes, constant, ids) >= best).astype(best.dtype)
+        accuracy = jnp.where((ids >= 0) & (ids < classes.size(constant)), right, jnp.nan)
     else:
         truth, logsumexp = every.odds, every.logsumexp
-        each = (truth.nlc - truth.nll, *truth, right.astype(best.dtype))
+        right = (constant >= classes.spread(best)).astype(best.dtype)
+        each = (truth.nlc - truth.nll, *truth, right)
         *statistics, accuracy = (_expected(rows, x) for x in each)
     return SoftmaxStatistics(*map(rows.finish, (*statistics, logsumexp, entropy, accuracy)))
 

@@ -233,6 +233,7 @@ def test_statistics_build_the_losses(rng):
     tied = jaxloss.softmax_statistics(
         jnp.array([[1.0, 1.0, 0.0]] * 4), jnp.array([0, 1, 2, 3]), where=jnp.ones(4, bool)
     )
+    assert isinstance(tied, jaxloss.SoftmaxStatistics)
     np.testing.assert_array_equal(tied.accuracy, [1, 1, 0, np.nan])
     soft = jaxloss.softmax_statistics(jnp.array([1.0, 1.0, 0.0]), jnp.array([0.5, 0.25, 0.25]))
     assert soft.accuracy == 0.75

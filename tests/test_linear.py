@@ -282,7 +282,10 @@ def test_any_loss_will_do(rng):
         def chunked(k, loss=loss, labels=labels):
             return jaxloss.linear_loss(loss, hidden, k, labels, chunk_rows=5).total
 
-        expected = jax.value_and_grad(lambda k: jnp.sum(loss(hidden @ k, labels).astype(jnp.float32)))(kernel)  # noqa: B023
+        def whole(k, loss=loss, labels=labels):
+            return jnp.sum(loss(hidden @ k, labels).astype(jnp.float32))
+
+        expected = jax.value_and_grad(whole)(kernel)
         np.testing.assert_allclose(chunked(kernel), expected[0], rtol=1e-5, err_msg=name)
         close(jax.grad(chunked)(kernel), expected[1], rtol=1e-5, atol=1e-5)
 

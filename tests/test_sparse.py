@@ -58,11 +58,14 @@ FEW = ("sparsemax", "entmax15", "alpha 1.25")
 @cache
 def program(function: Callable, case: Case | None) -> Callable:
     """The compiled function of a case and arguments; one program for every alpha that is an array."""
-    if case is None:
-        given = lambda alpha, *args, **options: function(entmax_of(alpha), *args, **options)  # noqa: E731
-    else:
-        given = lambda *args, **options: function(case, *args, **options)  # noqa: E731
-    return jax.jit(given, static_argnames="axis")
+
+    def of_case(*args, **options):
+        return function(case, *args, **options)
+
+    def of_order(alpha, *args, **options):
+        return function(entmax_of(alpha), *args, **options)
+
+    return jax.jit(of_case if case else of_order, static_argnames="axis")
 
 
 def compiled(function: Callable, case: Case) -> Callable:

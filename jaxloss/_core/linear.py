@@ -39,7 +39,9 @@ class Layer(NamedTuple):
         return lax.dot_general(x, y, (((x_axis,), (y_axis,)), ((), ())), self.precision, self.dtype)
 
     def logits(self, hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        z = self.product(hidden, kernel, 1, 1 - self.class_axis)
+        return self.biased(self.product(hidden, kernel, 1, 1 - self.class_axis), bias)
+
+    def biased(self, z: jax.Array, bias: jax.Array | None) -> jax.Array:
         return z if bias is None else z + bias.astype(self.dtype)[None, :]
 
     def by_hidden(self, dz: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -69,8 +71,13 @@ class Operands(NamedTuple):
         return self._replace(hidden=rows.hidden, labels=rows.labels, weights=rows.weights, keep=rows.keep)
 
 
-def _restrict(function: Callable, arguments: tuple, active: tuple) -> tuple[Callable, list, Callable]:
-    """A function of the leaves that are `active` alone; these; and what puts such a list back, None for the others."""
+def _chosen(tree: Tree, active: Tree) -> list:
+    """The leaves of a tree that are `active`."""
+    return [x for x, yes in zip(jax.tree.leaves(tree), jax.tree.leaves(active), strict=True) if yes]
+
+
+def _restrict(function: Callable, arguments: tuple, active: tuple) -> tuple[Callable, Callable]:
+    """A function of the leaves that are `active` alone, and what puts a list of such back, None for the others."""
     leaves, structure = jax.tree.flatten(arguments)
     chosen = structure.flatten_up_to(active)
 
@@ -82,12 +89,13 @@ def _restrict(function: Callable, arguments: tuple, active: tuple) -> tuple[Call
         found = iter(values)
         return structure.unflatten(next(found) if yes else None for yes in chosen)
 
-    return restricted, [x for x, yes in zip(leaves, chosen, strict=True) if yes], put_back
+    return restricted, put_back
 
 
 def _vjp(function: Callable[..., tuple], arguments: tuple, active: tuple) -> tuple[jax.Array, Callable, Tree]:
     """`jax.vjp` with auxiliary results by the leaves of `arguments` that are `active`, None for the others."""
-    restricted, variables, put_back = _restrict(function, arguments, active)
+    restricted, put_back = _restrict(function, arguments, active)
+    variables = _chosen(arguments, active)
     if not variables:
         value, extra = restricted()
         return value, lambda _: put_back([]), extra
@@ -149,14 +157,13 @@ def _sum_and_gradients(plan: Plan, active: Operands, operands: Operands) -> tupl
 
 
 def _sum_and_gradients_jvp(plan, active, primals, tangents):
-    (tangents,) = tangents
     perturbed = _perturbed(tangents)
 
     def function(operands):
         return _gather(plan.chunks(active, operands).scan())
 
-    restricted, variables, _ = _restrict(function, primals, (perturbed,))
-    return jax.jvp(restricted, variables, _restrict(function, (tangents,), (perturbed,))[1])
+    restricted, _ = _restrict(function, primals, perturbed)
+    return jax.jvp(restricted, _chosen(primals, perturbed), _chosen(tangents, perturbed))
 
 
 _sum_and_gradients.defjvp(_sum_and_gradients_jvp, symbolic_zeros=True)
@@ -173,7 +180,7 @@ def _weighted_sum_jvp(plan, primals, tangents):
     active = _perturbed(tangents)
     total, extra, gradients = _sum_and_gradients(plan, active, operands)
     parts: dict[tuple[str, ...], list[jax.Array]] = {}
-    for gradient, t in zip(jax.tree.leaves(gradients), _restrict(tuple, (tangents,), (active,))[1], strict=True):
+    for gradient, t in zip(jax.tree.leaves(gradients), _chosen(tangents, active), strict=True):
         part = jnp.sum(gradient * t.astype(gradient.dtype)).astype(total.dtype)
         parts.setdefault(tuple(sorted(varying(part) - varying(total))), []).append(part)
     tangent = sum(lax.psum(sum(x), axes) if axes else sum(x) for axes, x in parts.items())
@@ -258,7 +265,6 @@ def row_results(layer: Layer, function: Callable, hidden: jax.Array, kernel: jax
     kernel = kernel.astype(layer.dtype)
 
     def chunk(hidden, rows):
-        z = _logits(layer, hidden, kernel)
-        return function(z if bias is None else z + bias.astype(z.dtype)[None, :], *rows)
+        return function(layer.biased(_logits(layer, hidden, kernel), bias), *rows)
 
     return lax.map(lambda x: jax.checkpoint(chunk, prevent_cse=False)(*x), (hidden, rows))

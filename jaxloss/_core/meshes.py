@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxloss._core.chunks import Tree
 from jaxloss._core.options import AxisName, describe
 
-Tree = Any
 Spec = str | P | None
 
 
