@@ -116,7 +116,7 @@ class Plan(NamedTuple):
     def chunks(self, active: Operands, operands: Operands) -> Chunks:
         """Of each chunk the weighted sum, gradients by what is `active`, and auxiliary results by row."""
         layer, kernel, bias = self.layer, operands.kernel, operands.bias
-        by_logits = active.hidden or active.kernel or active.bias
+        by_logits = any((active.hidden, active.kernel, active.bias))
 
         def body(rows: Operands):
             keep = rows.keep
