@@ -27,7 +27,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two seconds a shape in place of fifteen")
+    parser.add_argument("--quick", action="store_true", help="fewer seconds a shape")
     parser.add_argument("--only", choices=QUESTIONS, help="one question")
     parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for JSON and table")
     arguments = parser.parse_args()
