@@ -21,8 +21,8 @@ from jaxloss._core.meshes import Layout, P, Spec, layout
 from jaxloss._core.options import AxisName, describe
 from jaxloss.reduction import LossSum
 
-CHUNK_BYTES = {"cpu": 112 * 2**20}
-"""Of the logits of a chunk, by platform; 1 GiB on others. docs/linear.md says how it was chosen."""
+CHUNK_BYTES = {"cpu": (16 * 2**20, 112 * 2**20)}
+"""Of the logits of a chunk at least and at the most, by platform; 1 GiB on others. docs/linear.md says how chosen."""
 
 
 def linear_loss(
@@ -71,7 +71,7 @@ def linear_loss(
         they count as constants. `softmax_statistics` has what is usually logged; an `argmax` is slow on CPU.
       axis: the class axis of `kernel`.
       chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, as many as have
-        logits of 112 MiB on CPU, of 1 GiB elsewhere.
+        logits of 1 GiB; on CPU 4 H, but logits of 16 MiB at least and of 112 MiB at the most.
       precision: of the products, as for `jax.numpy.dot`.
       mesh: the mesh that the following names belong to; that of `jax.set_mesh` or of the arguments if None.
       batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
@@ -162,7 +162,7 @@ def map_linear_logits(
       bias: float array [C]; an entry of -inf leaves a class out.
       axis: the class axis of `kernel`.
       chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, as many as have
-        logits of 112 MiB on CPU, of 1 GiB elsewhere.
+        logits of 1 GiB; on CPU 4 H, but logits of 16 MiB at least and of 112 MiB at the most.
       precision: of the products, as for `jax.numpy.dot`.
       mesh: the mesh that the following names belong to; that of `jax.set_mesh` or of the arguments if None.
       batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
@@ -199,16 +199,20 @@ def map_linear_logits(
     return place.run(run, arguments, rows_spec, None, place.batch)
 
 
-def _split(batch: tuple[int, ...], classes: int, dtype: jnp.dtype, chunk_rows: int | None) -> Split:
-    budget = CHUNK_BYTES.get(jax.default_backend(), 2**30)
-    return split(batch, max(1, budget // (classes * dtype.itemsize)) if chunk_rows is None else chunk_rows)
+def _split(hidden: jax.Array, classes: int, dtype: jnp.dtype, chunk_rows: int | None) -> Split:
+    *batch, width = hidden.shape
+    if chunk_rows is None:
+        # Each chunk reads and writes the kernel's gradient, [H, C], and its logits a few times: so H sets the balance.
+        least, most = (n // (classes * dtype.itemsize) for n in CHUNK_BYTES.get(jax.default_backend(), (2**30, 2**30)))
+        chunk_rows = max(1, least, min(4 * width, most))
+    return split(tuple(batch), chunk_rows)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), inline=True)
 def _sum(loss, has_aux, class_axis, chunk_rows, precision, hidden, kernel, bias, rows, parameters):
     labels, weights, where = rows
     layer = layer_of(hidden, kernel, class_axis, precision)
-    parts = _split(hidden.shape[:-1], kernel.shape[class_axis], layer.dtype, chunk_rows)
+    parts = _split(hidden, kernel.shape[class_axis], layer.dtype, chunk_rows)
 
     def checked(z, labels, parameters):
         found = loss(z, labels, *parameters)
@@ -239,7 +243,7 @@ def _sum(loss, has_aux, class_axis, chunk_rows, precision, hidden, kernel, bias,
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
 def _map(fn, class_axis, chunk_rows, precision, hidden, kernel, bias, rows, _):
     layer = layer_of(hidden, kernel, class_axis, precision)
-    parts = _split(hidden.shape[:-1], kernel.shape[class_axis], layer.dtype, chunk_rows)
+    parts = _split(hidden, kernel.shape[class_axis], layer.dtype, chunk_rows)
 
     def checked(z, *rows):
         found = jax.tree.map(jnp.asarray, fn(z, *rows))

@@ -7,6 +7,7 @@ import pytest
 from jax.experimental import checkify
 
 import jaxloss
+from jaxloss._core import checks
 from tests import cases
 
 Z = jnp.zeros((8, 10))
@@ -151,8 +152,21 @@ def test_debug_checks_under_transformations():
 
 
 def test_debug_checks_cost_nothing_in_a_plain_step():
-    text = jax.jit(lambda z, t: CE(z, t)).lower(Z, IDS).compile().as_text()
+    def step(z, t):
+        return jax.value_and_grad(lambda z, gamma: jnp.sum(jaxloss.softmax_focal_loss(z, t, gamma=gamma)), (0, 1))(
+            z, 2.0
+        )
+
+    text = jax.jit(step).lower(Z, IDS).compile().as_text()
     assert "pred[]" not in text  # the checks' reduction to one truth value
+    assert not jax.make_jaxpr(step)(Z, IDS).effects  # with one, JAX dispatches the whole step by its slow path
+
+
+def test_debug_checks_where_checkify_has_no_registry(monkeypatch):
+    monkeypatch.setattr(checks, "error_checks", {})
+    message = user_error(lambda z, t: jaxloss.poly_loss_cross_entropy(z, t, axis=-1, epsilon=0.25), Z[:7], IDS[:7] + 99)
+    assert message is not None
+    assert "99" in message
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 3)), [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]], ids=["numpy", "lists"])

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 from sklearn.utils.class_weight import compute_class_weight
 
 import jaxloss
+from jaxloss._core.statistics import ClassAxis, max_of_others
 from tests import cases
 
 
@@ -32,6 +34,34 @@ def test_rows_that_break_peers():
 
 OPTIONS = [{}, {"label_smoothing": 0.2}, {"class_weights": np.arange(1.0, 6), "z_loss": 0.1}]
 TAKEN = [(case, options) for case in cases.ALL for options in OPTIONS if not options or case.takes(**options)]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_blocks_of_many_classes(axis, rng, monkeypatch):
+    """One CPU device with 8192 classes or more; the tests have 8 devices otherwise."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    size, block = 33 * 256, 256
+    ids = np.array([0, block - 1, block, size - 1, 700, -1, size])
+    z = rng.normal(size=(len(ids), size)) * 3
+    z[:5][np.arange(5), ids[:5]] += 200  # the label is the largest,
+    z[0, 1], z[1, 0], z[2, -1], z[3, 5] = 150, 150, 150, -np.inf  # and the next in its block, or in another
+    z = z.astype(np.float32)
+    classes, x = ClassAxis(axis), jnp.moveaxis(jnp.asarray(z), 1, axis)
+    others = np.where(np.arange(size) == ids[:, None], -np.inf, z)
+    assert "33,256" in str(jax.make_jaxpr(lambda x: max_of_others(classes, x, ids))(x))
+    np.testing.assert_array_equal(max_of_others(classes, x, jnp.asarray(ids)), others.max(1))
+
+    run = jax.value_and_grad(
+        lambda x: jnp.sum(jaxloss.softmax_cross_entropy(x, ids, axis=axis, where=ids % size == ids))
+    )
+    value, gradient = run(x)
+    exact = z.astype(np.float64)[:5] - logsumexp(z.astype(np.float64)[:5], axis=1, keepdims=True)
+    gaps = z.astype(np.float64)[np.arange(5), ids[:5]] - logsumexp(others[:5].astype(np.float64), axis=1)
+    np.testing.assert_allclose(value, np.sum(np.log1p(np.exp(-gaps))), rtol=256 * 2.0**-24)
+    expected = np.where(np.arange(size) == ids[:5, None], -(1 / (1 + np.exp(gaps)))[:, None], np.exp(exact))
+    gradient = np.moveaxis(np.asarray(gradient), axis, 1)
+    np.testing.assert_allclose(gradient[:5], expected, rtol=512 * 2.0**-24, atol=1e-37)
+    np.testing.assert_array_equal(gradient[5:], 0)
 
 
 @pytest.mark.parametrize(("case", "options"), TAKEN, ids=lambda x: "+".join(x) if isinstance(x, dict) else x.name)

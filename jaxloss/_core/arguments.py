@@ -1,7 +1,7 @@
 """Every static check of logits, labels and masks, every error sentence, and the kinds of labels.
 
-Shapes and dtypes are checked while the program is traced; what only the data can show is left to
-`checkify.debug_check`, which costs nothing unless the caller functionalizes it with `checkify.checkify`.
+Shapes and dtypes are checked while the program is traced; what only the data can show is left to the guards of
+`_core/checks.py`, which only `checkify.checkify` looks at.
 """
 
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import checkify
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxloss._core.options import check_domain, describe, number
+from jaxloss._core.checks import check_domain, guard
+from jaxloss._core.options import describe, number
 from jaxloss._core.statistics import ClassAxis
 
 
@@ -127,7 +127,7 @@ def softmax_rows(name, logits, labels, axis, where, axis_name=None, excluded=-np
     if is_ids:
         return Rows(name, classes, logits, class_ids(name, labels, classes.size(logits)), None, keep, axes, excluded)
     targets = labels.astype(logits.dtype)
-    check_domain(name, "labels", targets, targets >= 0, "a distribution over the classes, no entry below 0")
+    targets = check_domain(name, "labels", targets, targets >= 0, "a distribution over the classes, no entry below 0")
     return Rows(name, classes, logits, None, targets, keep, axes, excluded)
 
 
@@ -158,12 +158,9 @@ def class_ids(name: str, labels: jax.Array, size: int) -> jax.Array:
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
     inside = (labels >= 0) & (labels < size)
-    checkify.debug_check(
-        jnp.all(inside),
-        f"{name}: `labels` must be class ids in [0, {size}), {size} being the number of classes; got {{bad}}",
-        bad=jnp.max(labels, where=~inside, initial=jnp.iinfo(labels.dtype).min),
-    )
-    return jnp.where(inside, labels, 0).astype(jnp.int32) - jnp.where(inside, 0, 1).astype(jnp.int32)
+    ids = jnp.where(inside, labels, 0).astype(jnp.int32) - jnp.where(inside, 0, 1).astype(jnp.int32)
+    message = f"{name}: `labels` must be class ids in [0, {size}), {size} being the number of classes; got {{bad}}"
+    return guard(ids, inside, message, jnp.max(labels, where=~inside, initial=jnp.iinfo(labels.dtype).min))
 
 
 class Elements(NamedTuple):
@@ -221,7 +218,7 @@ def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> El
         logits, labels = jnp.where(keep, logits, 0), jnp.where(keep, labels, jnp.zeros((), labels.dtype))
     targets = labels.astype(logits.dtype)
     if not is_ids:
-        check_domain(name, "labels", targets, (targets >= 0) & (targets <= 1), "in [0, 1]")
+        targets = check_domain(name, "labels", targets, (targets >= 0) & (targets <= 1), "in [0, 1]")
     return Elements(name, logits, targets, keep, position)
 
 

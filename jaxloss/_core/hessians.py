@@ -61,7 +61,9 @@ def softmax_hessian(scalar: Scalar) -> Callable[[Callable], Callable]:
             rows = terms.rows
             if terms.at_label is not None and terms.label is not None and rows.ids is not None:
                 is_label = rows.classes.is_label(rows.logits, rows.ids)
-                diagonals.append(_at_label(scalar, terms.at_label, rows.classes, terms.label.others, is_label))
+                diagonals.append(
+                    _at_label(scalar, terms.at_label, rows.classes, terms.label.others(rows.classes), is_label)
+                )
             if terms.at_classes is not None:
                 diagonals.append(_at_classes(scalar, terms.at_classes, rows.classes))
             coefficient = rows.parameter("z_loss", z_loss)

@@ -88,13 +88,14 @@ def odds(log_odds: jax.Array) -> Odds:
     """The four forms of p = sigmoid(log_odds), with a finite `ceiling` in place of infinity."""
     l = finite(log_odds)
     e = jnp.exp(-jnp.abs(l))
-    both, rare, common = jnp.log1p(e), e / (1 + e), 1 / (1 + e)
+    both = jnp.log1p(e)
     likely = l >= 0
+    # XLA on CPU stores a quotient of each row, but works a selection out again for every element that uses it.
     return Odds(
         both + jnp.maximum(-l, 0),
         both + jnp.maximum(l, 0),
-        jnp.where(likely, common, rare),
-        jnp.where(likely, rare, common),
+        jnp.where(likely, 1, e) / (1 + e),
+        jnp.where(likely, e, 1) / (1 + e),
     )
 
 

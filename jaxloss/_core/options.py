@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.experimental import checkify
 from jax.typing import ArrayLike
+
+from jaxloss._core.checks import check_domain
 
 Axis = int | tuple[int, ...] | None
 AxisName = str | tuple[str, ...] | None
@@ -142,12 +142,6 @@ def describe(x: jax.Array) -> str:
     return f"{x.dtype}[{','.join(map(str, x.shape))}]"
 
 
-def check_domain(name: str, key: str, values: jax.Array, inside: jax.Array, domain: str) -> None:
-    """Debug check of values that only the data can show, naming the least of those outside."""
-    worst = jnp.min(lax.stop_gradient(values), where=~inside, initial=jnp.inf)
-    checkify.debug_check(jnp.all(inside), f"{name}: `{key}` must be {domain}; got {{bad}}", bad=worst)
-
-
 def number(name: str, key: str, given: ArrayLike, size: int | None, dtype) -> jax.Array:
     """A numeric option as a scalar or a vector over the classes, in the dtype of the computation."""
     value = jnp.asarray(given)
@@ -158,5 +152,4 @@ def number(name: str, key: str, given: ArrayLike, size: int | None, dtype) -> ja
         classes = f" or have one entry for each of the {size} classes" if option.per_class and size is not None else ""
         raise ValueError(f"{name}: `{key}` must be a scalar{classes}; got {describe(value)}.")
     value = value.astype(dtype)
-    check_domain(name, key, value, (value >= option.low) & (value <= option.high), _domain(option))
-    return value
+    return check_domain(name, key, value, (value >= option.low) & (value <= option.high), _domain(option))

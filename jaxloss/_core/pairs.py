@@ -18,9 +18,9 @@ import numpy as np
 from jax import lax
 
 from jaxloss._core.arguments import class_elements, whole_rows
+from jaxloss._core.checks import check_domain
 from jaxloss._core.compose import infinite_where
 from jaxloss._core.log_odds import Odds, ceiling, finite, odds
-from jaxloss._core.options import check_domain
 from jaxloss._core.statistics import ClassAxis, class_odds
 
 BLOCK_ELEMENTS = 2**20  # of an array [*batch, block, C] of the logistic surrogate: 4 MiB in float32
@@ -87,7 +87,7 @@ def label_pairs(name, logits, labels, axis, where, argument="logits") -> Pairs:
     scores, targets = (jnp.moveaxis(x, position, -1) for x in (elements.logits, elements.targets))
     known = True if elements.keep is None else jnp.moveaxis(elements.keep, position, -1)
     binary = (targets == 0) | (targets == 1)
-    check_domain(name, "labels", targets, binary, "0 or 1 (leave unknown labels out with `where`)")
+    targets = check_domain(name, "labels", targets, binary, "0 or 1 (leave unknown labels out with `where`)")
     undefined = jnp.any(jnp.isnan(scores) | jnp.isnan(targets), -1)
     return Pairs(scores, known & (targets != 0), known & (targets == 0), undefined, position)
 

@@ -31,9 +31,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxloss._core.arguments import Rows, softmax_rows
+from jaxloss._core.checks import check_domain
 from jaxloss._core.compose import infinite_where
 from jaxloss._core.log_odds import box_cox, log1p_ratio
-from jaxloss._core.options import check_domain, describe
+from jaxloss._core.options import describe
 from jaxloss._core.statistics import ClassAxis
 
 Alpha = jax.Array | None
@@ -234,7 +235,7 @@ def problem(name, logits, labels, axis, where, axis_name, n: int, alpha: Alpha =
                 "For an alpha of its own in each row use jax.vmap."
             )
         alpha = alpha.astype(rows.logits.dtype)
-        check_domain(name, "alpha", alpha, (alpha >= 1) & (alpha <= 2), "in [1, 2]")
+        alpha = check_domain(name, "alpha", alpha, (alpha >= 1) & (alpha <= 2), "in [1, 2]")
     simplex, d = Simplex(rows.classes, n), gaps(rows.classes, rows.logits)
     return Problem(rows, simplex, d, alpha, level(simplex, d, alpha))
 

@@ -58,16 +58,21 @@ class ClassAxis(NamedTuple):
 
 
 def _is_explicit(x: jax.Array) -> bool:
-    """Whether the type of `x` carries a sharding (explicit meshes), where a gather has none to offer."""
+    """Whether the type of `x` carries a sharding (explicit meshes)."""
     return any(part is not None for part in jax.typeof(x).sharding.spec)
+
+
+def _gathers(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> bool:
+    """Whether entries can be looked up: rows are whole, and the result has no sharding to be told."""
+    return classes.name is None and not _is_explicit(x) and not _is_explicit(ids)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def pick(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
     """Entry `ids` of `x` along the classes, one for each row; unspecified but finite for ids outside."""
-    if classes.name is None and not _is_explicit(x) and not _is_explicit(ids):
+    if _gathers(classes, x, ids):
         inside = classes.spread(jnp.clip(ids, 0, x.shape[classes.axis] - 1))
-        return jnp.squeeze(jnp.take_along_axis(x, inside, classes.axis), classes.axis)
+        return jnp.squeeze(jnp.take_along_axis(x, inside, classes.axis, mode="promise_in_bounds"), classes.axis)
     return classes.sum(jnp.where(classes.is_label(x, ids), x, 0))
 
 
@@ -79,20 +84,50 @@ def _pick_jvp(classes, primals, tangents):
     return pick(classes, x, ids), classes.sum(jnp.where(mask, tangents[0], 0))
 
 
+def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
+    """The largest entry of each row but the one of class `ids`."""
+    axis, size = classes.axis, x.shape[classes.axis]
+    block = _block(size) if _gathers(classes, x, ids) else None
+    if block is None:
+        return classes.max(jnp.where(classes.is_label(x, ids), -jnp.inf, x))
+    blocks = x.reshape(*x.shape[:axis], size // block, block, *x.shape[axis + 1 :])
+    index = jnp.clip(ids // block, 0, size // block - 1)
+    own = jnp.take_along_axis(blocks, jnp.expand_dims(index, (axis, axis + 1)), axis, mode="promise_in_bounds")
+    own = max_of_others(classes, jnp.squeeze(own, axis), ids - index * block)
+    every = jnp.max(blocks, axis + 1)
+    return classes.max(jnp.where(classes.is_label(every, index), classes.spread(own), every))
+
+
+def _block(size: int) -> int | None:
+    """Classes in a block of `max_of_others`, None for no blocks.
+
+    XLA on CPU reduces a plain array while it reads it, but stores a masked one first. So many classes are cut into
+    blocks that are reduced as they are, and only the one of the label is reduced again, masked. A mesh might have to
+    move logits for that, and accelerators mask while they read.
+    """
+    if size < 8192 or jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return None
+    return next((block for block in range(256, 127, -1) if size % block == 0), None)
+
+
 class LabelOdds(NamedTuple):
     log_odds: jax.Array
     logsumexp: jax.Array
-    others: jax.Array  # softmax over the classes other than the label, 0 at the label; of the shape of the logits
+    weights: jax.Array  # exp(z_j - m) at the classes other than the label, 0 there; of the shape of the logits
+    rest: jax.Array  # S, their sum; 1 where that is 0
+
+    def others(self, classes: ClassAxis) -> jax.Array:
+        """The softmax over the classes other than the label."""
+        return self.weights / classes.spread(self.rest)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def label_odds(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelOdds:
     """Log-odds of class `ids` of each row; NaN for an id outside."""
     label = pick(classes, logits, ids)
-    rivals = jnp.where(classes.is_label(logits, ids), -jnp.inf, logits)
-    best = classes.max(rivals)
+    best = max_of_others(classes, logits, ids)
     best = jnp.where(best == -jnp.inf, 0, best)
-    weights = jnp.exp(rivals - classes.spread(best))
+    weights = jnp.exp(jnp.where(classes.is_label(logits, ids), -jnp.inf, logits) - classes.spread(best))
     rest = classes.sum(weights)
     alone = rest == 0  # no other class has a finite logit
     divisor = jnp.where(alone, 1, rest)
@@ -102,23 +137,21 @@ def label_odds(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelOd
     # Each branch adds terms of one sign to the largest logit.
     side = odds(log_odds)
     logsumexp = jnp.where(alone | (gap >= 0), label + side.nll, best + (log_rest + side.nlc))
-    return LabelOdds(log_odds, logsumexp, weights / classes.spread(divisor))
+    return LabelOdds(log_odds, logsumexp, weights, divisor)
 
 
 @label_odds.defjvp
 def _label_odds_jvp(classes, primals, tangents):
+    # The shift m cancels in every use of the weights, so they and their sum may change as if it were a constant.
     logits, ids = primals
     tangent = tangents[0]
     value = label_odds(classes, logits, ids)
-    is_label = classes.is_label(logits, ids)
     truth = odds(value.log_odds)
-    mean = classes.sum(value.others * tangent)
-    probabilities = jnp.where(is_label, classes.spread(truth.p), classes.spread(truth.q) * value.others)
-    return value, LabelOdds(
-        classes.sum(jnp.where(is_label, 1, -value.others) * tangent),
-        classes.sum(probabilities * tangent),
-        value.others * (tangent - classes.spread(mean)),
-    )
+    at_label = classes.sum(jnp.where(classes.is_label(logits, ids), tangent, 0))
+    moved = value.weights * tangent
+    change = classes.sum(moved)
+    mean = change / value.rest
+    return value, LabelOdds(at_label - mean, truth.p * at_label + truth.q * mean, moved, change)
 
 
 class ClassOdds(NamedTuple):
