@@ -1,0 +1,43 @@
+"""All providers; one that cannot run here is skipped with a line."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+from tqdm import tqdm
+
+from bench import peers_jax, peers_torch
+from bench.offer import AbsentError, Offer
+
+PROVIDERS = {
+    "jaxloss": peers_jax.jaxloss_offer,
+    "jaxloss linear_loss": peers_jax.linear_loss_offer,
+    "optax": peers_jax.optax_offer,
+    "plain JAX": peers_jax.plain_offer,
+    "Keras": peers_jax.keras_offer,
+    "tokamax": peers_jax.tokamax_offer,
+    "torch eager": peers_torch.torch_offer,
+    "torch.compile": peers_torch.torch_compile_offer,
+    "entmax": peers_torch.entmax_offer,
+    "Liger": peers_torch.liger_dense_offer,
+    "Liger fused linear": peers_torch.liger_linear_offer,
+}
+FULL_ONLY = {"torch.compile": "takes half a minute to compile a shape; --full has it"}
+
+
+@cache
+def offer(provider: str, scale: str) -> Offer | None:
+    """What is offered here, or a line that says why nothing is."""
+    try:
+        if scale == "quick" and provider in FULL_ONLY:
+            raise AbsentError(FULL_ONLY[provider])
+        return PROVIDERS[provider]()
+    except (ImportError, AbsentError) as reason:
+        tqdm.write(f"skipped: {provider} ({reason})")
+        return None
+
+
+def offers(losses: Sequence[str], scale: str, only: Sequence[str] = ()) -> Iterator[tuple[str, str, Offer]]:
+    """Loss, provider and offer of all providers, or of those in `only`, for each of the losses."""
+    for provider in only or PROVIDERS:
+        offered = offer(provider, scale)
+        yield from ((loss, provider, offered) for loss in losses if offered and loss in offered.losses)
