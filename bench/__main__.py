@@ -1,7 +1,7 @@
 """Times losses of classification against other libraries and against what the machine allows.
 
-`python -m bench [--quick | --full] [--only NAME] [--device cpu|gpu|tpu] [--out DIR]` ends with a table, a JSON file with
-every sample, and plots.
+`python -m bench [--quick | --full] [--only NAME] [--device cpu|gpu|tpu] [--out DIR]` ends with a table, a JSON file
+with every sample, and plots.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-from bench import limits, report
+from bench import limits, memory, report
 from bench.measure import add_ratios
 
 QUESTIONS = ["dense", "sigmoid", "linear", "sparse", "sharded", "train_step", "compile_time"]
@@ -26,14 +26,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     scale.add_argument("--quick", action="store_true", help="under two minutes on two CPU cores (the default)")
     scale.add_argument("--full", action="store_true", help="every shape, dtype and mode, and sweeps: half an hour")
     parser.add_argument("--only", choices=QUESTIONS, help="one question")
-    parser.add_argument(
-        "--device", choices=["cpu", "gpu", "tpu"], help="kind of device; the one that JAX finds if not given"
-    )
+    parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="kind of device; JAX chooses if not given")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder of the results (%(default)s)")
+    parser.add_argument("--page-faults", action="store_true", help="leave the allocator as it is: see bench/memory.py")
     arguments = parser.parse_args(argv)
     scale = "full" if arguments.full else "quick"
 
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX takes most of a GPU from torch
+    if not arguments.page_faults:
+        memory.keep_pages()
     if arguments.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     platform = jax.devices()[0].platform

@@ -88,7 +88,7 @@ def check(programs: list[Program], dtype: str) -> None:
             if len(got) != len(expected):
                 raise DisagreementError(f"{name}: {len(got)} results for {loss}; {reference} has {len(expected)}")
             for quantity, a, b in zip(["value", *["gradient"] * len(got)], got, expected, strict=False):
-                worst = np.max(np.abs(a - b)) / np.max(np.abs(b)) if a.shape == b.shape else np.inf
+                worst = np.max(np.abs(a - b)) / (np.max(np.abs(b)) or 1) if a.shape == b.shape else np.inf
                 if not worst <= TOLERANCE[dtype]:
                     raise DisagreementError(
                         f"{name}: {quantity} of {loss} ({dtype}) differs from that of {reference} by {worst:.2g} of "

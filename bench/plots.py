@@ -19,19 +19,20 @@ def draw(stem: Path, rows: list[dict]) -> None:
     dense = [row for row in rows if row["question"] == "dense" and row["mode"] == "gradient"]
     if dense:
         title = "Value and gradient of a loss inside a step, against the number of classes"
-        _against_classes(dense, lambda row: row["p50"] * 1e6, "ns per logit", title, stem, "time")
+        _against_classes(dense, _nanoseconds, "ns per logit", title, stem.with_name(f"{stem.name}-time.png"))
         title = "Temporary memory of the same steps"
-        _against_classes(
-            dense,
-            lambda row: row["temporary_mb"] and row["temporary_mb"] * 1e6,
-            "bytes per logit",
-            title,
-            stem,
-            "memory",
-        )
+        _against_classes(dense, _bytes, "bytes per logit", title, stem.with_name(f"{stem.name}-memory.png"))
     limited = [row for row in rows if row["to_limit"] and row["mode"] in ("gradient", "train step")]
     if limited:
         _shares(limited, stem)
+
+
+def _nanoseconds(row: dict) -> float:
+    return row["p50"] * 1e6
+
+
+def _bytes(row: dict) -> float:
+    return (row["temporary_mb"] or 0) * 1e6
 
 
 def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -52,7 +53,7 @@ def _finish(figure: Figure, axes: list[Axes], title: str, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _against_classes(rows: list[dict], quantity: Callable, unit: str, title: str, stem: Path, name: str) -> None:
+def _against_classes(rows: list[dict], quantity: Callable, unit: str, title: str, path: Path) -> None:
     """A panel for each loss and dtype; of a sweep, where there is one."""
     panels = dict.fromkeys((row["loss"], row["dtype"]) for row in rows if row["loss"] != FLOOR)
     figure, axes = _panels(len(panels), 3.6, 3)
@@ -73,7 +74,7 @@ def _against_classes(rows: list[dict], quantity: Callable, unit: str, title: str
                 axis.plot(*zip(*points, strict=True), label=_label(provider), **_style(provider))
         axis.set(xscale="log", yscale="log", title=f"{loss}, {dtype}", xlabel="classes", ylabel=unit)
         axis.grid(alpha=0.3, which="both")
-    _finish(figure, axes, title, stem.with_name(f"{stem.name}-{name}.png"))
+    _finish(figure, axes, title, path)
 
 
 def _shares(rows: list[dict], stem: Path) -> None:

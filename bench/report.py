@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bench import limits, plots
+from bench import limits, memory, plots
 
 COLUMNS = {
     "question": "question",
@@ -29,19 +29,7 @@ COLUMNS = {
     "to_limit": "/ limit",
     "temporary_mb": "MB",
 }
-PACKAGES = [
-    "jax",
-    "jaxlib",
-    "jaxloss",
-    "numpy",
-    "optax",
-    "torch",
-    "triton",
-    "entmax",
-    "keras",
-    "tokamax",
-    "liger-kernel",
-]
+PACKAGES = "jax jaxlib jaxloss numpy optax torch triton entmax keras tokamax liger-kernel".split()
 NOTE = "Times in ms. Ratios are of medians; limit: time of the bytes and products alone; MB: XLA's temporary memory."
 
 
@@ -50,11 +38,13 @@ def write(stem: Path, rows: list[dict], rates: dict, seconds: float) -> str:
     growth = fit_growth(rows)
     result = {**environment(), "seconds": round(seconds, 1), "limits": rates, "growth": growth, "rows": rows}
     packages = ", ".join(f"{name} {number}" for name, number in result["packages"].items())
+    faults = [] if memory.kept or result["platform"] != "cpu" else ["Page faults of temporary buffers are timed."]
     lines = [
         f"{result['device']} ({result['processor']}, {result['cores']} cores), {result['date']}, {seconds:.0f} s",
         f"Python {result['python']}, {packages}",
         limits.describe(rates),
         *(f"growth of {name}: rows^{fit['rows']:.2f} classes^{fit['classes']:.2f}" for name, fit in growth.items()),
+        *faults,
         NOTE,
     ]
     text = "\n\n".join(["\n".join(f"- {line}" for line in "\n".join(lines).splitlines()), table(rows)]) + "\n"
@@ -73,6 +63,7 @@ def environment() -> dict:
         "platform": device.platform,
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "pages_kept": memory.kept,
         "python": platform.python_version(),
         "packages": {name: number for name in PACKAGES if (number := _version(name))},
     }

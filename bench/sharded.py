@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import jax
 from tqdm import tqdm
 
+from bench import memory
 from bench.layer import Layer, case
 from bench.measure import Case
 
@@ -32,7 +33,7 @@ class Child:
     def measure(self) -> list[dict]:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, "-m", "bench.sharded", self.scale]
+        command = [sys.executable, "-m", "bench.sharded", self.scale, *(["keep"] if memory.kept else [])]
         return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
 
 
@@ -53,4 +54,6 @@ def _here(scale: str) -> Iterator[Case]:
 
 
 if __name__ == "__main__":
+    if "keep" in sys.argv:
+        memory.keep_pages()
     print(json.dumps([row for each in _here(sys.argv[1]) for row in each.measure()]))
