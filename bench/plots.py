@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from bench.measure import FLOOR
 from bench.peers import PROVIDERS
@@ -24,7 +25,7 @@ def draw(stem: Path, rows: list[dict]) -> None:
         _against_classes(dense, _bytes, "bytes per logit", title, stem.with_name(f"{stem.name}-memory.png"))
     limited = [row for row in rows if row["to_limit"] and row["mode"] in ("gradient", "train step")]
     if limited:
-        _shares(limited, stem)
+        _shares(limited, stem.with_name(f"{stem.name}-limit.png"))
 
 
 def _nanoseconds(row: dict) -> float:
@@ -35,15 +36,10 @@ def _bytes(row: dict) -> float:
     return (row["temporary_mb"] or 0) * 1e6
 
 
-def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    across = min(3, count)
-    down = -(-count // across)
+def _figure(across: int, down: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width * across + 2, height * down + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(down, across, squeeze=False).ravel()
-    for unused in axes[count:]:
-        unused.set_visible(False)
-    return figure, list(axes[:count])
+    return figure, list(figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel())
 
 
 def _finish(figure: Figure, axes: list[Axes], title: str, path: Path) -> None:
@@ -54,50 +50,56 @@ def _finish(figure: Figure, axes: list[Axes], title: str, path: Path) -> None:
 
 
 def _against_classes(rows: list[dict], quantity: Callable, unit: str, title: str, path: Path) -> None:
-    """A panel for each loss and dtype; of a sweep, where there is one."""
-    panels = dict.fromkeys((row["loss"], row["dtype"]) for row in rows if row["loss"] != FLOOR)
-    figure, axes = _panels(len(panels), 3.6, 3)
-    for axis, (loss, dtype) in zip(axes, panels, strict=True):
-        of_dtype = [row for row in rows if row["dtype"] == dtype and quantity(row)]
-        swept = [row for row in of_dtype if row["sweep"] == "classes" and loss == "cross-entropy"]
-        shown = swept or [row for row in of_dtype if not row["sweep"]]
-        sizes = {(row["rows"], row["classes"]) for row in shown if row["loss"] == loss}
+    """A panel for each loss and dtype with several sizes; of cross-entropy the sweep, where there is one."""
+    panels = {}
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        for loss in dict.fromkeys(row["loss"] for row in rows if row["loss"] != FLOOR):
+            own = [row for row in rows if row["dtype"] == dtype and row["loss"] in (loss, FLOOR) and quantity(row)]
+            shown = [row for row in own if row["sweep"] == "classes" and loss == "cross-entropy"]
+            shown = shown or [row for row in own if not row["sweep"]]
+            sizes = {row["classes"] for row in shown if row["loss"] == loss}
+            if len(sizes) > 1:
+                panels[f"{loss}, {dtype}"] = [row for row in shown if row["classes"] in sizes]
+    if not panels:
+        return
+    across = min(len(panels), 3)
+    figure, axes = _figure(across, -(-len(panels) // across), 3.6, 3)
+    for axis, (name, shown) in zip(axes, panels.items(), strict=False):
         for provider in dict.fromkeys(row["provider"] for row in shown):
-            points = sorted(
-                (row["classes"], quantity(row) / (row["rows"] * row["classes"]))
-                for row in shown
-                if row["provider"] == provider
-                and row["loss"] in (loss, FLOOR)
-                and (row["rows"], row["classes"]) in sizes
-            )
-            if points:
-                axis.plot(*zip(*points, strict=True), label=_label(provider), **_style(provider))
-        axis.set(xscale="log", yscale="log", title=f"{loss}, {dtype}", xlabel="classes", ylabel=unit)
-        axis.grid(alpha=0.3, which="both")
+            own = [row for row in shown if row["provider"] == provider]
+            points = sorted((row["classes"], quantity(row) / (row["rows"] * row["classes"])) for row in own)
+            axis.plot(*zip(*points, strict=True), label=_label(provider), **_style(provider))
+        axis.set(xscale="log", yscale="log", xlabel="classes", ylabel=unit)
+        axis.set_title(name, fontsize=10)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.grid(alpha=0.3)
+    for unused in axes[len(panels) :]:
+        unused.set_visible(False)
     _finish(figure, axes, title, path)
 
 
-def _shares(rows: list[dict], stem: Path) -> None:
-    """A panel for each question, a line for each case."""
+def _shares(rows: list[dict], path: Path) -> None:
+    """A line for each case, with the main loss of its question."""
     shown = [row for row in rows if row["loss"] in (*SHARES, FLOOR) and not row["sweep"]]
-    questions = list(dict.fromkeys(row["question"] for row in shown))
-    figure, axes = _panels(len(questions), 4.6, 3)
-    for axis, question in zip(axes, questions, strict=True):
-        own = [row for row in shown if row["question"] == question]
-        cases = list(dict.fromkeys(f"{row['shape']}\n{row['dtype']}" for row in own))[::-1]
-        for provider in dict.fromkeys(row["provider"] for row in own):
-            points = [
-                (100 / row["to_limit"], cases.index(f"{row['shape']}\n{row['dtype']}"))
-                for row in own
-                if row["provider"] == provider
-            ]
-            style = {**_style(provider), "linestyle": ""}
-            axis.plot(*zip(*points, strict=True), label=_label(provider), **style)
-        axis.axvline(100, color="black", linewidth=0.8)
-        axis.set(xscale="log", title=question, xlabel="share of the limit, %", ylim=(-0.6, len(cases) - 0.4))
-        axis.set_yticks(range(len(cases)), cases, fontsize=8)
-        axis.grid(alpha=0.3, which="both")
-    _finish(figure, axes, "Time that the limit allows / time taken", stem.with_name(f"{stem.name}-limit.png"))
+    names = [f"{row['question']} {row['shape']} {row['dtype']}" for row in shown]
+    cases = list(dict.fromkeys(names))[::-1]
+    figure, [axis] = _figure(1, 1, 8, 0.35 * len(cases) + 1)
+    for provider in dict.fromkeys(row["provider"] for row in shown):
+        points = [
+            (100 / row["to_limit"], cases.index(name))
+            for row, name in zip(shown, names, strict=True)
+            if row["provider"] == provider
+        ]
+        label, style = _label(provider), {**_style(provider), "linestyle": "", "alpha": 0.8}
+        axis.plot(*zip(*points, strict=True), label=label, **style)
+    axis.axvline(100, color="black", linewidth=0.8)
+    axis.set(xscale="log", xlabel="share of the limit, %", ylim=(-0.6, len(cases) - 0.4))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_yticks(range(len(cases)), cases, fontsize=8)
+    axis.grid(alpha=0.3, which="both")
+    _finish(figure, [axis], "Time that bytes and products alone would take, of the time taken", path)
 
 
 def _style(provider: str) -> dict:

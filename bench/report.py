@@ -29,7 +29,8 @@ COLUMNS = {
     "to_limit": "/ limit",
     "temporary_mb": "MB",
 }
-PACKAGES = "jax jaxlib jaxloss numpy optax torch triton entmax keras tokamax liger-kernel".split()
+PACKAGES = ["jax", "jaxlib", "jaxloss", "numpy", "optax"]
+PACKAGES += ["torch", "triton", "entmax", "keras", "tokamax", "liger-kernel"]
 NOTE = "Times in ms. Ratios are of medians; limit: time of the bytes and products alone; MB: XLA's temporary memory."
 
 
