@@ -178,6 +178,7 @@ def _torch_call(layer: Layer, offer: Offer, loss: str, labels: Any) -> Callable:
     row_losses = offer.losses[loss]
     total = row_losses if offer.whole else lambda x, w, labels: row_losses(x @ w, labels).float().sum()
     if offer.compiled:
+        torch.compiler.reset()  # after some shapes of one function it would fall back to eager mode
         total = torch.compile(total, dynamic=False)
 
     def call():

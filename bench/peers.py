@@ -21,7 +21,7 @@ PROVIDERS = {
     "Liger": peers_torch.liger_dense_offer,
     "Liger fused linear": peers_torch.liger_linear_offer,
 }
-FULL_ONLY = {"torch.compile": "takes half a minute to compile a shape; --full has it"}
+FULL_ONLY = {"torch.compile": "only in --full: compiles for seconds at every shape"}
 
 
 @cache

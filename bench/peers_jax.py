@@ -151,6 +151,9 @@ def keras_offer() -> Offer:
 
 def tokamax_offer() -> Offer:
     import tokamax
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()  # or it reads the arguments of this program as its own
 
     def total(x, w, ids):
         return tokamax.linear_softmax_cross_entropy_loss(x, ids, w, reduction="sum")

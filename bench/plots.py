@@ -45,7 +45,7 @@ def _figure(across: int, down: int, width: float, height: float) -> tuple[Figure
 def _finish(figure: Figure, axes: list[Axes], title: str, path: Path) -> None:
     handles = {name: line for axis in axes for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=120)
 
 
@@ -70,6 +70,7 @@ def _against_classes(rows: list[dict], quantity: Callable, unit: str, title: str
             points = sorted((row["classes"], quantity(row) / (row["rows"] * row["classes"])) for row in own)
             axis.plot(*zip(*points, strict=True), label=_label(provider), **_style(provider))
         axis.set(xscale="log", yscale="log", xlabel="classes", ylabel=unit)
+        axis.label_outer()
         axis.set_title(name, fontsize=10)
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")

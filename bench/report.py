@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+import jaxloss
 from bench import limits, memory, plots
 
 COLUMNS = {
@@ -29,8 +30,7 @@ COLUMNS = {
     "to_limit": "/ limit",
     "temporary_mb": "MB",
 }
-PACKAGES = ["jax", "jaxlib", "jaxloss", "numpy", "optax"]
-PACKAGES += ["torch", "triton", "entmax", "keras", "tokamax", "liger-kernel"]
+PACKAGES = ["jax", "jaxlib", "numpy", "optax", "torch", "triton", "entmax", "keras", "tokamax", "liger-kernel"]
 NOTE = "Times in ms. Ratios are of medians; limit: time of the bytes and products alone; MB: XLA's temporary memory."
 
 
@@ -66,7 +66,7 @@ def environment() -> dict:
         "cores": os.cpu_count(),
         "pages_kept": memory.kept,
         "python": platform.python_version(),
-        "packages": {name: number for name in PACKAGES if (number := _version(name))},
+        "packages": {"jaxloss": jaxloss.__version__} | {name: n for name in PACKAGES if (n := _version(name))},
     }
 
 
