@@ -37,7 +37,7 @@ def offer(provider: str, scale: str) -> Offer | None:
 
 
 def offers(losses: Sequence[str], scale: str, only: Sequence[str] = ()) -> Iterator[tuple[str, str, Offer]]:
-    """Loss, provider and offer of all providers, or of those in `only`, for each of the losses."""
-    for provider in only or PROVIDERS:
-        offered = offer(provider, scale)
-        yield from ((loss, provider, offered) for loss in losses if offered and loss in offered.losses)
+    """Loss, provider and offer: each of the losses by all providers, or by those in `only`."""
+    given = {provider: offer(provider, scale) for provider in only or PROVIDERS}
+    for loss in losses:
+        yield from ((loss, provider, x) for provider, x in given.items() if x and loss in x.losses)
