@@ -1,11 +1,11 @@
 """The step that losses are timed in: a linear layer, a loss on its logits, the gradient contracted back.
 
 logits = x @ w ([R, H] @ [H, C]), the sum of the losses, its gradient by the logits, and from that the one by w: nothing
-of the size of the logits enters or leaves the timed program (but for distributions that are given as labels), so that
-no page fault of a fresh [R, C] array is timed, only work in buffers of the program's own. Of torch the same step is
-timed; its eager mode allocates those buffers while it runs. With H = 8 the products cost little. A `head` is the last
-layer of a language model: H is large, both gradients are wanted, and logits come in float32. The floor is the same step
-with exp in place of the loss (a head: with nothing in its place, the three products alone).
+of the size of the logits enters or leaves the timed program (but for distributions that are given as labels), and no
+fresh [R, C] output is timed, only work in temporary buffers, whose pages `bench.memory` keeps. Of torch the same step
+is timed; its eager mode allocates those buffers while it runs. With H = 8 the products cost little. A `head` is the
+last layer of a language model: H is large, both gradients are wanted, and logits come in float32. The floor is the same
+step with exp in place of the loss (a head: with nothing in its place, the three products alone).
 """
 
 from collections.abc import Callable

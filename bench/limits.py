@@ -1,5 +1,6 @@
 """What the machine can do, measured in the same run: copying, exp in place, and matrix products, by dtype.
 
+Rates are those of XLA's own programs: what another library, or a step that stays in cache, does can be above the limit.
 Each is a loop inside one program over an array that it was given to keep (a donated argument), so that neither the
 start of a program nor page faults of fresh memory are timed.
 """

@@ -130,7 +130,7 @@ def _temporary_mb(compiled: jax.stages.Compiled | None) -> float | None:
 def add_ratios(rows: list[dict], rates: dict[str, dict[str, float]]) -> None:
     """Adds what each median is compared with: optax, the best other library, the floor, and the machine's limit."""
     for row in rows:
-        beside = [r for r in rows if all(r[k] == row[k] for k in ("question", "shape", "dtype", "mode"))]
+        beside = [r for r in rows if all(r[k] == row[k] for k in ("question", "shape", "dtype", "mode", "sweep"))]
         peers = [r for r in beside if r["loss"] == row["loss"] != FLOOR and r["library"] != row["library"]]
         best = min(peers, key=lambda r: r["p50"], default=None)
         row["peer"] = best and best["provider"]

@@ -157,6 +157,7 @@ def test_ratios():
         a_row("optax", 0.1, mode="jvp"),
         a_row("optax", 0.1, shape="[3, 2]"),
         a_row("optax", 0.1, question="linear"),
+        a_row("optax", 0.1, sweep="rows"),
     ]
     rate = {"copy_bytes_per_s": 1e9, "exp_per_s": 1.0, "product_flops_per_s": 2e9}
     measure.add_ratios(rows, {"float32": rate, "bfloat16": {**rate, "copy_bytes_per_s": 0.5e9}})
