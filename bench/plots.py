@@ -62,8 +62,8 @@ def _against_classes(rows: list[dict], quantity: Callable, unit: str, title: str
                 panels[f"{loss}, {dtype}"] = [row for row in shown if row["classes"] in sizes]
     if not panels:
         return
-    across = min(len(panels), 3)
-    figure, axes = _figure(across, -(-len(panels) // across), 3.6, 3)
+    across = min(len(panels), 5)
+    figure, axes = _figure(across, -(-len(panels) // across), 3.4, 3)
     for axis, (name, shown) in zip(axes, panels.items(), strict=False):
         for provider in dict.fromkeys(row["provider"] for row in shown):
             own = [row for row in shown if row["provider"] == provider]
