@@ -1,1 +1,1 @@
-"""Benchmarks: one module per question, each with `run(quick) -> list of rows`."""
+"""Benchmarks of losses: `python -m bench`. One module per question, each with `cases(scale)`."""

@@ -1,55 +1,58 @@
-"""Runs the benchmarks: `python -m bench [--quick] [--only NAME] [--out DIR]`."""
+"""Times losses of classification against other libraries and against what the machine allows.
+
+`python -m bench [--quick | --full] [--only NAME] [--device cpu|gpu|tpu] [--out DIR]` ends with a table, a JSON file
+with every sample, and plots.
+"""
 
 import argparse
 import importlib
-import json
 import os
-import platform
-from datetime import UTC, datetime
-from importlib.metadata import version
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from tqdm import tqdm
 
-QUESTIONS = ["dense", "linear"]
-COLUMNS = ["question", "shape", "dtype", "provider", "p20", "p50", "p80", "to_optax", "to_floor", "temporary_mb"]
+from bench import limits, memory, report
+from bench.measure import add_ratios
+
+QUESTIONS = ["dense", "sigmoid", "linear", "sparse", "sharded", "train_step", "compile_time"]
 
 
-def table(rows: list[dict]) -> str:
-    """Rows as Markdown, milliseconds and ratios of medians."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for row in rows:
-        cells = [f"{row[c]:.2f}" if isinstance(row[c], float) else str(row[c]) for c in COLUMNS]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer seconds a shape")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    scale = parser.add_mutually_exclusive_group()
+    scale.add_argument("--quick", action="store_true", help="under two minutes on two CPU cores (the default)")
+    scale.add_argument("--full", action="store_true", help="every shape, dtype and mode, and sweeps: half an hour")
     parser.add_argument("--only", choices=QUESTIONS, help="one question")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for JSON and table")
-    arguments = parser.parse_args()
+    parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="kind of device; JAX chooses if not given")
+    parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder of the results (%(default)s)")
+    parser.add_argument("--page-faults", action="store_true", help="leave the allocator as it is: see bench/memory.py")
+    arguments = parser.parse_args(argv)
+    scale = "full" if arguments.full else "quick"
 
-    rows = []
-    for question in [arguments.only] if arguments.only else QUESTIONS:
-        rows += tqdm(importlib.import_module(f"bench.{question}").run(arguments.quick), desc=question)
-    device = jax.devices()[0]
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device.device_kind,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("jax", "jaxlib", "optax")},
-        "rows": rows,
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = arguments.out / "-".join(filter(None, [arguments.only, device.platform, f"jax{result['jax']}"]))
-    stem.with_name(stem.name + ".json").write_text(json.dumps(result, indent=1) + "\n")
-    heading = f"{device.device_kind}, jax {result['jax']}, optax {result['optax']}, {result['date']}; times in ms\n\n"
-    stem.with_name(stem.name + ".md").write_text(heading + table(rows) + "\n")
-    print(heading + table(rows))
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX takes most of a GPU from torch
+    if not arguments.page_faults:
+        memory.keep_pages()
+    if arguments.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    platform = jax.devices()[0].platform
+    if arguments.device not in (None, platform):
+        parser.error(f"no {arguments.device} here: JAX has found a {platform}")
+
+    start = time.perf_counter()
+    rates = limits.measure(seconds=8 if arguments.full else 2)
+    questions = [arguments.only] if arguments.only else QUESTIONS
+    cases = [case for name in questions for case in importlib.import_module(f"bench.{name}").cases(scale)]
+    rows: list[dict] = []
+    try:
+        for case in tqdm(cases, desc="cases"):
+            rows += case.measure()
+    finally:  # what has been measured when something fails is kept
+        add_ratios(rows, rates)
+        stem = "-".join(filter(None, [arguments.only, scale, platform, f"jax{jax.__version__}"]))
+        print(report.write(arguments.out / stem, rows, rates, time.perf_counter() - start))
 
 
 if __name__ == "__main__":

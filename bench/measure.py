@@ -1,53 +1,147 @@
-"""Interleaved timing: every provider once per round, so that a slow moment of the machine hits all of them."""
+"""Cases and programs, the check that programs agree, and interleaved timing.
+
+Every program of a case runs once per round, so that a slow moment of the machine hits all of them.
+"""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
+FLOOR = "floor"
+REFERENCES = ("optax", "plain JAX", "torch eager")
+TOLERANCE = {"float32": 2e-4, "bfloat16": 5e-2}
+"""Of the largest entry: sums of up to 1e5 rows in another order; peers that round every step to bfloat16."""
 
-def interleaved(programs: dict[str, Callable[[], object]], seconds: float, warm_up: int = 3) -> dict[str, list[float]]:
-    """Seconds of every call, by provider, in rounds until `seconds` have passed (five rounds at least)."""
-    samples: dict[str, list[float]] = {name: [] for name in programs}
+
+class DisagreementError(Exception):
+    """A provider computes other numbers than the reference of the same loss; it is not timed."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a provider runs for a loss; providers of one library start with the same word."""
+
+    loss: str
+    provider: str
+    call: Callable[[], Any]
+    """Returns (value, gradient or None), started at the least; arrays of JAX are waited for."""
+    compiled: jax.stages.Compiled | None = None
+    label_bytes: int = 0
+
+    @property
+    def library(self) -> str:
+        return self.provider.split(maxsplit=1)[0]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Programs to be timed against each other, built when the case is reached."""
+
+    question: str
+    shape: str
+    rows: int
+    classes: int
+    dtype: str
+    mode: str
+    build: Callable[[], list[Program]]
+    traffic: float = 0
+    """Bytes that memory must move beside the labels, and `flops` of products: what the limit is computed from."""
+    flops: float = 0
+    seconds: float = 2
+    rounds: int = 5
+    """At least."""
+    sweep: str | None = None
+
+    def measure(self) -> list[dict]:
+        """A row of results for each program."""
+        programs = self.build()
+        check(programs, self.dtype)
+        samples = interleaved([p.call for p in programs], self.seconds, self.rounds)
+        same = ("question", "shape", "rows", "classes", "dtype", "mode", "flops", "sweep")
+        return [
+            {
+                **{name: getattr(self, name) for name in same},
+                "traffic": self.traffic + program.label_bytes,
+                "loss": program.loss,
+                "provider": program.provider,
+                "library": program.library,
+                **percentiles(times),
+                "temporary_mb": _temporary_mb(program.compiled),
+                "samples": times,
+            }
+            for program, times in zip(programs, samples, strict=True)
+        ]
+
+
+def check(programs: list[Program], dtype: str) -> None:
+    """Raises `DisagreementError` where value or gradient differ from those of the reference of the same loss."""
+    for loss in dict.fromkeys(p.loss for p in programs if p.loss != FLOOR):
+        same = {p.provider: p for p in programs if p.loss == loss}
+        reference = next((name for name in REFERENCES if name in same), next(iter(same)))
+        expected = _numbers(same.pop(reference).call())
+        for name, program in same.items():
+            got = _numbers(program.call())
+            if len(got) != len(expected):
+                raise DisagreementError(f"{name}: {len(got)} results for {loss}; {reference} has {len(expected)}")
+            for quantity, a, b in zip(["value", *["gradient"] * len(got)], got, expected, strict=False):
+                worst = np.max(np.abs(a - b)) / (np.max(np.abs(b)) or 1) if a.shape == b.shape else np.inf
+                if not worst <= TOLERANCE[dtype]:
+                    raise DisagreementError(
+                        f"{name}: {quantity} of {loss} ({dtype}) differs from that of {reference} by {worst:.2g} of "
+                        f"its largest entry, more than {TOLERANCE[dtype]:g}"
+                    )
+
+
+def _numbers(result: Any) -> list[np.ndarray]:
+    """Value and gradients in float32, of JAX or torch, on the host."""
+    leaves = [x.detach().float().cpu() if hasattr(x, "detach") else x for x in jax.tree.leaves(result)]
+    return [np.asarray(x, np.float32) for x in leaves]
+
+
+def interleaved(calls: list[Callable[[], Any]], seconds: float, rounds: int = 5, warm_up: int = 1) -> list[list[float]]:
+    """Seconds of every call, in rounds until `seconds` have passed (`rounds` at the least)."""
+    samples: list[list[float]] = [[] for _ in calls]
     for _ in range(warm_up):
-        for program in programs.values():
-            jax.block_until_ready(program())
+        for call in calls:
+            jax.block_until_ready(call())
     start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(next(iter(samples.values()))) < 5:
-        for name, program in programs.items():
+    while time.perf_counter() - start < seconds or len(samples[0]) < rounds:
+        for call, times in zip(calls, samples, strict=True):
             begin = time.perf_counter()
-            jax.block_until_ready(program())
-            samples[name].append(time.perf_counter() - begin)
+            jax.block_until_ready(call())
+            times.append(time.perf_counter() - begin)
     return samples
-
-
-def result_rows(
-    question: str,
-    shape: str,
-    dtype: str,
-    samples: dict[str, list[float]],
-    programs: dict[str, jax.stages.Compiled],
-    floor: str,
-    peer: Callable[[str], str],
-) -> Iterator[dict]:
-    """A row of results by provider; `peer` names the one that it is compared with; `programs` are those of XLA."""
-    medians = {name: float(np.median(times)) for name, times in samples.items()}
-    for name, times in samples.items():
-        program = programs.get(name)
-        yield {
-            "question": question,
-            "provider": name,
-            "shape": shape,
-            "dtype": dtype,
-            **percentiles(times),
-            "to_optax": medians[name] / medians[peer(name)],
-            "to_floor": medians[name] / medians[floor],
-            "temporary_mb": program.memory_analysis().temp_size_in_bytes / 1e6 if program else "-",
-            "samples": times,
-        }
 
 
 def percentiles(samples: list[float]) -> dict[str, float]:
     """p20, p50 and p80 in milliseconds."""
     return {f"p{p}": float(np.percentile(samples, p) * 1e3) for p in (20, 50, 80)}
+
+
+def _temporary_mb(compiled: jax.stages.Compiled | None) -> float | None:
+    analysis = compiled.memory_analysis() if compiled else None
+    return analysis.temp_size_in_bytes / 1e6 if analysis else None
+
+
+def add_ratios(rows: list[dict], rates: dict[str, dict[str, float]]) -> None:
+    """Adds what each median is compared with: optax, the best other library, the floor, and the machine's limit."""
+    for row in rows:
+        beside = [r for r in rows if all(r[k] == row[k] for k in ("question", "shape", "dtype", "mode", "sweep"))]
+        peers = [r for r in beside if r["loss"] == row["loss"] != FLOOR and r["library"] != row["library"]]
+        best = min(peers, key=lambda r: r["p50"], default=None)
+        row["peer"] = best and best["provider"]
+        row["to_peer"] = best and row["p50"] / best["p50"]
+        row["to_optax"] = _ratio(row, [r for r in beside if r["loss"] == row["loss"] and r["provider"] == "optax"])
+        row["to_floor"] = _ratio(row, [r for r in beside if r["loss"] == FLOOR])
+        rate = rates[row["dtype"]]
+        copy = max(r["copy_bytes_per_s"] for r in rates.values())  # of bytes, whatever they mean
+        limit = max(row["traffic"] / copy, row["flops"] / rate["product_flops_per_s"])
+        row["to_limit"] = row["p50"] / (limit * 1e3) if limit else None
+
+
+def _ratio(row: dict, others: list[dict]) -> float | None:
+    return row["p50"] / others[0]["p50"] if others else None
