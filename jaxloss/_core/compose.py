@@ -37,52 +37,56 @@ class Part(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The parts of a loss over rows."""
+    """What a loss over rows adds up."""
 
     rows: Rows
-    at_label: Part | None = None
-    at_classes: Part | None = None
-    label: LabelOdds | None = None
+    part: Part  # at the label, or at every class
+    label: LabelOdds | None = None  # where the part is at the label
     z_loss: jax.Array | None = None  # coefficient times logsumexp^2
 
 
 def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where, axis_name, options) -> Terms:
     """Resolves labels and `options` (class weights, smoothing, z-loss) into coefficients at the odds of a softmax."""
+    class_weights, label_smoothing, z_loss = options
     rows = softmax_rows(name, logits, labels, axis, where, axis_name)
-    classes, logits, ids = rows.classes, rows.logits, rows.ids
-    *options, z_loss = options
-    share, coefficients = shares(rows, *options)
-    at_classes = tuple(map(rows.parameter, parameters, parameters.values()))
+    if label_smoothing is not None:
+        rows = distributions(rows)
+    given = tuple(map(rows.parameter, parameters, parameters.values()))
+    coefficients = shares(rows, class_weights, label_smoothing)
 
-    label, label_part, class_part, logsumexp = None, None, None, None
-    if coefficients is not None:
-        every = class_odds(classes, logits)
-        class_part, logsumexp = Part(coefficients, every.odds, at_classes), every.logsumexp
-    if ids is not None:
-        label = label_odds(classes, logits, ids)
-        at_label = tuple(x if x is None or not x.ndim else pick(classes, x, ids) for x in at_classes)
-        label_part, logsumexp = Part(share, odds(label.log_odds), at_label), label.logsumexp
+    label = None
+    if rows.ids is None:
+        every = class_odds(rows.classes, rows.logits)
+        part, logsumexp = Part(coefficients, every.odds, given), every.logsumexp
+    else:
+        label = label_odds(rows.classes, rows.logits, rows.ids)
+        given = tuple(x if x is None or not x.ndim else pick(rows.classes, x, rows.ids) for x in given)
+        part, logsumexp = Part(coefficients, odds(label.log_odds), given), label.logsumexp
     weight = rows.parameter("z_loss", z_loss)
-    penalty = None if weight is None or logsumexp is None else weight * jnp.square(logsumexp)
-    return Terms(rows, label_part, class_part, label, penalty)
+    return Terms(rows, part, label, None if weight is None else weight * jnp.square(logsumexp))
 
 
-def shares(rows: Rows, class_weights, label_smoothing) -> tuple[jax.Array | int, jax.Array | None]:
-    """Coefficients of the scalar function at the label id, and at every class (None for ids without smoothing)."""
+def distributions(rows: Rows) -> Rows:
+    """Rows whose ids, if they have any, became one-hot targets; NaN for an id outside."""
+    if rows.ids is None:
+        return rows
+    onehot = rows.classes.is_label(rows.logits, rows.ids).astype(rows.logits.dtype)
+    return rows._replace(ids=None, targets=jnp.where(rows.classes.spread(rows.ids < 0), jnp.nan, onehot))
+
+
+def shares(rows: Rows, class_weights, label_smoothing=None) -> jax.Array | int:
+    """Coefficients of the scalar function: one for each row with ids, or one for each class."""
     classes = rows.classes
     weights = rows.parameter("class_weights", class_weights)
+    if rows.targets is None:
+        return 1 if weights is None else weights if not weights.ndim else pick(classes, weights, rows.ids)
+    coefficients = rows.targets
     smoothing = rows.parameter("label_smoothing", label_smoothing)
-    coefficients, share = rows.targets, 1
     if smoothing is not None:
         exists = (rows.logits != rows.excluded).astype(rows.logits.dtype)
         uniform = classes.spread(smoothing / jnp.maximum(classes.sum(exists), 1)) * exists
-        coefficients = uniform if coefficients is None else (1 - smoothing) * coefficients + uniform
-        share = 1 - smoothing
-    if weights is not None:
-        coefficients = None if coefficients is None else coefficients * weights
-        if rows.ids is not None:
-            share = share * (pick(classes, weights, rows.ids) if weights.ndim else weights)
-    return share, coefficients
+        coefficients = (1 - smoothing) * coefficients + uniform
+    return coefficients if weights is None else coefficients * weights
 
 
 def softmax_loss(scalar: Scalar, parameters: dict[str, Any], *common) -> jax.Array:
@@ -93,28 +97,20 @@ def softmax_loss(scalar: Scalar, parameters: dict[str, Any], *common) -> jax.Arr
 
 def total(terms: Terms, scalar: Scalar) -> jax.Array:
     """The sum of the parts, per row."""
-    losses = []
-    if terms.at_label is not None:
-        losses.append(terms.at_label.values(scalar))
-    if terms.at_classes is not None:
-        losses.append(terms.rows.classes.sum(terms.at_classes.values(scalar)))
-    if terms.z_loss is not None:
-        losses.append(terms.z_loss)
-    return terms.rows.finish(sum(losses[1:], losses[0]))
+    losses = terms.part.values(scalar)
+    if terms.label is None:
+        losses = terms.rows.classes.sum(losses)
+    return terms.rows.finish(losses if terms.z_loss is None else losses + terms.z_loss)
 
 
 def probability_loss(
     nll: Callable[[jax.Array], jax.Array], excluded: float, argument: str, name, values, labels, axis, where, options
 ) -> jax.Array:
     """Cross-entropy per row of what already is a probability, or its logarithm; `nll` maps it to -log p."""
-    rows = softmax_rows(name, values, labels, axis, where, excluded=excluded, argument=argument)
-    if rows.ids is not None:  # as one-hot rows, never stored; NaN for an id outside
-        onehot = rows.classes.is_label(rows.logits, rows.ids).astype(rows.logits.dtype)
-        rows = rows._replace(ids=None, targets=jnp.where(rows.classes.spread(rows.ids < 0), jnp.nan, onehot))
+    rows = distributions(softmax_rows(name, values, labels, axis, where, excluded=excluded, argument=argument))
     minus_logs = nll(rows.logits)
     truth = Odds(minus_logs, minus_logs, minus_logs, minus_logs)  # cross-entropy reads the first alone
-    _, coefficients = shares(rows, *options)
-    return total(Terms(rows, at_classes=None if coefficients is None else Part(coefficients, truth, ())), cross_entropy)
+    return total(Terms(rows, Part(shares(rows, *options), truth, ())), cross_entropy)
 
 
 def kl_values(name, logits, target_logits, axis, where, axis_name, temperature) -> jax.Array:

@@ -57,22 +57,19 @@ def softmax_hessian(scalar: Scalar) -> Callable[[Callable], Callable]:
         def hessian(logits, labels, axis, where, *, axis_name, class_weights, label_smoothing, z_loss, **parameters):
             options = (class_weights, label_smoothing, z_loss)
             terms = softmax_terms(parameters, function.__name__, logits, labels, axis, where, axis_name, options)
-            diagonals = []
-            rows = terms.rows
-            if terms.at_label is not None and terms.label is not None and rows.ids is not None:
+            rows, part, label = terms.rows, terms.part, terms.label
+            if label is None or rows.ids is None:
+                diagonal = _at_classes(scalar, part, rows.classes)
+            else:
                 is_label = rows.classes.is_label(rows.logits, rows.ids)
-                diagonals.append(
-                    _at_label(scalar, terms.at_label, rows.classes, terms.label.others(rows.classes), is_label)
-                )
-            if terms.at_classes is not None:
-                diagonals.append(_at_classes(scalar, terms.at_classes, rows.classes))
+                diagonal = _at_label(scalar, part, rows.classes, label.others(rows.classes), is_label)
             coefficient = rows.parameter("z_loss", z_loss)
             if coefficient is not None:
                 every = class_odds(rows.classes, rows.logits)
                 p, q = every.odds.p, every.odds.q
                 logsumexp = rows.classes.spread(every.logsumexp)
-                diagonals.append(2 * coefficient * (p * p + logsumexp * p * q))
-            return rows.restore(sum(diagonals[1:], diagonals[0]), logits)
+                diagonal = diagonal + 2 * coefficient * (p * p + logsumexp * p * q)
+            return rows.restore(diagonal, logits)
 
         return hessian
 

@@ -172,12 +172,11 @@ def class_odds(classes: ClassAxis, logits: jax.Array) -> ClassOdds:
     # All but one largest: where that is less than 1, the largest is alone and `below` has every digit of it.
     rest = jnp.where(everything < 2, below, everything - 1)
     total, log_total = 1 + rest, jnp.log1p(rest)
-    log_rest = jnp.where(rest == 0, -highest, jnp.log(jnp.where(rest == 0, 1, rest)))
 
-    # The total less the weight of a class below the largest is at least 1, so that difference keeps its digits.
+    # The total less the weight of a class, as a sum of two terms that are not negative.
     spread = classes.spread
-    complement = jnp.where(is_best, spread(rest), spread(total) - weights)
-    log_complement = jnp.where(is_best, spread(log_rest), jnp.log(jnp.where(is_best, 1, complement)))
+    complement = (1 - weights) + spread(rest)
+    log_complement = jnp.where(complement == 0, -highest, jnp.log(jnp.where(complement == 0, 1, complement)))
     nll, nlc = spread(log_total) - jnp.maximum(depth, -highest), spread(log_total) - log_complement
     return ClassOdds(Odds(nll, nlc, weights / spread(total), complement / spread(total)), best + log_total)
 
