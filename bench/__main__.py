@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows += case.measure()
     finally:  # what has been measured when something fails is kept
         add_ratios(rows, rates)
-        stem = "-".join(filter(None, [arguments.only, scale, platform, f"jax{jax.__version__}"]))
+        allocator = "page-faults" if arguments.page_faults else None
+        stem = "-".join(filter(None, [arguments.only, scale, platform, f"jax{jax.__version__}", allocator]))
         print(report.write(arguments.out / stem, rows, rates, time.perf_counter() - start))
 
 

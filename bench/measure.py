@@ -1,8 +1,10 @@
 """Cases and programs, the check that programs agree, and interleaved timing.
 
-Every program of a case runs once per round, so that a slow moment of the machine hits all of them.
+Every program of a case runs once per round, so that a slow moment of the machine hits all of them, and in another order
+each time, since the program before leaves its traces in caches and in memory.
 """
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ FLOOR = "floor"
 REFERENCES = ("optax", "plain JAX", "torch eager")
 TOLERANCE = {"float32": 2e-4, "bfloat16": 5e-2}
 """Of the largest entry: sums of up to 1e5 rows in another order; peers that round every step to bfloat16."""
+MOST_ROUNDS = 300
 
 
 class DisagreementError(Exception):
@@ -71,7 +74,7 @@ class Case:
                 "library": program.library,
                 **percentiles(times),
                 "temporary_mb": _temporary_mb(program.compiled),
-                "samples": times,
+                "samples": [float(f"{t:.4g}") for t in times],
             }
             for program, times in zip(programs, samples, strict=True)
         ]
@@ -103,14 +106,16 @@ def _numbers(result: Any) -> list[np.ndarray]:
 
 
 def interleaved(calls: list[Callable[[], Any]], seconds: float, rounds: int = 5, warm_up: int = 1) -> list[list[float]]:
-    """Seconds of every call, in rounds until `seconds` have passed (`rounds` at the least)."""
+    """Seconds of every call, in rounds until `seconds` have passed, from `rounds` to `MOST_ROUNDS` of them."""
     samples: list[list[float]] = [[] for _ in calls]
+    turns, order = list(zip(calls, samples, strict=True)), random.Random(0)
     for _ in range(warm_up):
         for call in calls:
             jax.block_until_ready(call())
     start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(samples[0]) < rounds:
-        for call, times in zip(calls, samples, strict=True):
+    while len(samples[0]) < rounds or (time.perf_counter() - start < seconds and len(samples[0]) < MOST_ROUNDS):
+        order.shuffle(turns)
+        for call, times in turns:
             begin = time.perf_counter()
             jax.block_until_ready(call())
             times.append(time.perf_counter() - begin)

@@ -50,10 +50,17 @@ def write(stem: Path, rows: list[dict], rates: dict, seconds: float) -> str:
     ]
     text = "\n\n".join(["\n".join(f"- {line}" for line in "\n".join(lines).splitlines()), table(rows)]) + "\n"
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for ending, content in ((".json", json.dumps(result, indent=1) + "\n"), (".md", text)):
-        stem.with_name(stem.name + ending).write_text(content)
+    stem.with_name(stem.name + ".json").write_text(_json(result) + "\n")
+    stem.with_name(stem.name + ".md").write_text(text)
     plots.draw(stem, rows)
     return text
+
+
+def _json(result: dict) -> str:
+    """An entry a line, and a line for each row of the table."""
+    rows = ",\n  ".join(map(json.dumps, result["rows"]))
+    entries = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in result.items() if name != "rows"]
+    return "{\n " + ",\n ".join([*entries, f'"rows": [\n  {rows}\n ]']) + "\n}"
 
 
 def environment() -> dict:

@@ -71,7 +71,7 @@ def test_every_question_runs_to_table_json_and_plots(tmp_path, monkeypatch, caps
     result, stem = run(tmp_path)
     printed = capsys.readouterr().out
     assert printed.count("skipped: Absent (no such thing)") == 1
-    assert stem.name == f"quick-{result['platform']}-jax{result['packages']['jax']}"
+    assert stem.name == f"quick-{result['platform']}-jax{result['packages']['jax']}-page-faults"
     assert result["packages"]["optax"] == optax.__version__
     assert {row["question"] for row in result["rows"]} == set(__main__.QUESTIONS)
     assert all(rate > 0 for by_name in result["limits"].values() for rate in by_name.values())
