@@ -1,6 +1,7 @@
 """The benchmark: its path from case to table, JSON and plots; what it refuses and what it skips; its arithmetic."""
 
 import json
+import time
 
 import numpy as np
 import optax
@@ -178,12 +179,15 @@ def test_percentiles_are_in_milliseconds():
     )
 
 
-def test_rounds_are_interleaved(monkeypatch):
+def test_rounds_are_interleaved_in_changing_order(monkeypatch):
     monkeypatch.undo()
-    order = []
-    first, second = measure.interleaved([lambda: order.append("a"), lambda: order.append("b")], 0, rounds=3, warm_up=2)
-    assert "".join(order) == "ab" * 5
-    assert len(first) == len(second) == 3
+    called = []
+    calls = [lambda: called.append("a"), lambda: (called.append("b"), time.sleep(0.002))]
+    first, second = measure.interleaved(calls, 0, rounds=30, warm_up=2)
+    rounds = {"".join(called[i : i + 2]) for i in range(0, len(called), 2)}
+    assert rounds == {"ab", "ba"}
+    assert len(first) == len(second) == 30
+    assert np.median(first) < 0.002 <= np.min(second)
 
 
 def test_growth_of_a_power_law():

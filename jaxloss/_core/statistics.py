@@ -56,6 +56,10 @@ class ClassAxis(NamedTuple):
         first = 0 if self.name is None else lax.axis_index(self.name) * x.shape[self.axis]
         return iota == self.spread(ids - first)
 
+    def without(self, x: jax.Array, ids: jax.Array) -> jax.Array:
+        """`x` with -inf at the class `ids` of each row."""
+        return jnp.where(self.is_label(x, ids), -jnp.inf, x)
+
 
 def _is_explicit(x: jax.Array) -> bool:
     """Whether the type of `x` carries a sharding (explicit meshes)."""
@@ -84,16 +88,17 @@ def _pick_jvp(classes, primals, tangents):
     return pick(classes, x, ids), classes.sum(jnp.where(mask, tangents[0], 0))
 
 
-def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
-    """The largest entry of each row but the one of class `ids`."""
+def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array, others: jax.Array) -> jax.Array:
+    """The largest entry of each row of `x` but the one of class `ids`; `others` is `x` without that."""
     axis, size = classes.axis, x.shape[classes.axis]
     block = _block(size) if _gathers(classes, x, ids) else None
     if block is None:
-        return classes.max(jnp.where(classes.is_label(x, ids), -jnp.inf, x))
+        return classes.max(others)
     blocks = x.reshape(*x.shape[:axis], size // block, block, *x.shape[axis + 1 :])
     index = jnp.clip(ids // block, 0, size // block - 1)
     own = jnp.take_along_axis(blocks, jnp.expand_dims(index, (axis, axis + 1)), axis, mode="promise_in_bounds")
-    own = max_of_others(classes, jnp.squeeze(own, axis), ids - index * block)
+    own = jnp.squeeze(own, axis)
+    own = classes.max(classes.without(own, ids - index * block))
     every = jnp.max(blocks, axis + 1)
     return classes.max(jnp.where(classes.is_label(every, index), classes.spread(own), every))
 
@@ -125,9 +130,10 @@ class LabelOdds(NamedTuple):
 def label_odds(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelOdds:
     """Log-odds of class `ids` of each row; NaN for an id outside."""
     label = pick(classes, logits, ids)
-    best = max_of_others(classes, logits, ids)
+    others = classes.without(logits, ids)
+    best = max_of_others(classes, logits, ids, others)
     best = jnp.where(best == -jnp.inf, 0, best)
-    weights = jnp.exp(jnp.where(classes.is_label(logits, ids), -jnp.inf, logits) - classes.spread(best))
+    weights = jnp.exp(others - classes.spread(best))
     rest = classes.sum(weights)
     alone = rest == 0  # no other class has a finite logit
     divisor = jnp.where(alone, 1, rest)
