@@ -54,7 +54,7 @@ def _imports() -> list[Program]:
 
 
 def cases(scale: str) -> Iterator[Case]:
-    seconds, rounds = (20, 10) if scale == "full" else (0, 3)
+    seconds, rounds = (12, 10) if scale == "full" else (0, 3)
     common = {"seconds": seconds, "rounds": rounds}
     size = (ROWS, CLASSES, "float32")
     yield Case("compile_time", f"[{ROWS}, {CLASSES}]", *size, "compile", partial(_compile, scale), **common)

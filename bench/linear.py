@@ -17,4 +17,4 @@ def cases(scale: str) -> Iterator[Case]:
     for rows, width, classes in FULL if full else QUICK:
         for dtype in ("float32", "bfloat16"):
             layer = Layer(rows, width, classes, dtype, head=True)
-            yield case("linear", layer, ["cross-entropy"], scale, seconds=60 if full else 4)
+            yield case("linear", layer, ["cross-entropy"], scale, seconds=30 if full else 4)

@@ -50,7 +50,7 @@ def _here(scale: str) -> Iterator[Case]:
     only = ("jaxloss", "optax", "plain JAX")
     for rows, classes, losses in FULL if scale == "full" else QUICK:
         layer = Layer(rows, 8, classes, sharded=True)
-        yield case("sharded", layer, losses, scale, only, seconds=8 if scale == "full" else 2)
+        yield case("sharded", layer, losses, scale, only, seconds=5 if scale == "full" else 2)
 
 
 if __name__ == "__main__":

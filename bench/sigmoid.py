@@ -13,4 +13,4 @@ def cases(scale: str) -> Iterator[Case]:
     full = scale == "full"
     for dtype in ("float32", "bfloat16") if full else ("float32",):
         for mode in ("gradient", "forward", "jvp") if full else ("gradient",):
-            yield case("sigmoid", Layer(ROWS, 8, CLASSES, dtype, mode), LOSSES, scale, seconds=8 if full else 2)
+            yield case("sigmoid", Layer(ROWS, 8, CLASSES, dtype, mode), LOSSES, scale, seconds=5 if full else 2)

@@ -13,4 +13,4 @@ LOSSES = ["sparsemax", "entmax15"]
 def cases(scale: str) -> Iterator[Case]:
     full = scale == "full"
     for rows, classes in FULL if full else QUICK:
-        yield case("sparse", Layer(rows, 8, classes), LOSSES, scale, seconds=10 if full else 2)
+        yield case("sparse", Layer(rows, 8, classes), LOSSES, scale, seconds=5 if full else 2)

@@ -76,5 +76,5 @@ def cases(scale: str) -> Iterator[Case]:
         partial(_build, scale, ROWS, CLASSES),
         4 * 4 * ROWS * CLASSES,
         flops,
-        seconds=20 if scale == "full" else 3,
+        seconds=10 if scale == "full" else 3,
     )

@@ -8,7 +8,6 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import softmax_rows
-from jaxloss._core.log_odds import odds
 from jaxloss._core.options import Axis, AxisName, compiled
 from jaxloss._core.statistics import class_odds, label_odds, pick
 
@@ -91,10 +90,10 @@ def softmax_statistics(
     best = classes.max(constant)
     if ids is not None:
         label = label_odds(classes, rows.logits, ids)
-        truth, logsumexp = odds(label.log_odds), label.logsumexp
+        truth, logsumexp = label.odds, label.logsumexp
         statistics = [truth.nlc - truth.nll, *truth]
         right = (pick(classes, constant, ids) >= best).astype(best.dtype)
-        accuracy = jnp.where((ids >= 0) & (ids < classes.size(constant)), right, jnp.nan)
+        accuracy = jnp.where(ids >= 0, right, jnp.nan)
     else:
         truth, logsumexp = every.odds, every.logsumexp
         right = (constant >= classes.spread(best)).astype(best.dtype)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxloss._core.arguments import Elements, Rows, check_floating, compute_dtype, softmax_rows
-from jaxloss._core.log_odds import Odds, bregman, ceiling, cross_entropy, impossible, odds
+from jaxloss._core.log_odds import Odds, bregman, ceiling, cross_entropy, impossible
 from jaxloss._core.options import describe
 from jaxloss._core.statistics import LabelOdds, class_odds, label_odds, pick
 
@@ -61,7 +61,7 @@ def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where,
     else:
         label = label_odds(rows.classes, rows.logits, rows.ids)
         given = tuple(x if x is None or not x.ndim else pick(rows.classes, x, rows.ids) for x in given)
-        part, logsumexp = Part(coefficients, odds(label.log_odds), given), label.logsumexp
+        part, logsumexp = Part(coefficients, label.odds, given), label.logsumexp
     weight = rows.parameter("z_loss", z_loss)
     return Terms(rows, part, label, None if weight is None else weight * jnp.square(logsumexp))
 

@@ -116,7 +116,7 @@ def _block(size: int) -> int | None:
 
 
 class LabelOdds(NamedTuple):
-    log_odds: jax.Array
+    odds: Odds
     logsumexp: jax.Array
     weights: jax.Array  # exp(z_j - m) at the classes other than the label, 0 there; of the shape of the logits
     rest: jax.Array  # S, their sum; 1 where that is 0
@@ -128,7 +128,7 @@ class LabelOdds(NamedTuple):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def label_odds(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelOdds:
-    """Log-odds of class `ids` of each row; NaN for an id outside."""
+    """Odds of class `ids` of each row, which `class_ids` made; NaN for an id outside, -1."""
     label = pick(classes, logits, ids)
     others = classes.without(logits, ids)
     best = max_of_others(classes, logits, ids, others)
@@ -139,11 +139,11 @@ def label_odds(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelOd
     divisor = jnp.where(alone, 1, rest)
     gap = label - best
     log_rest = jnp.where(alone, jnp.finfo(logits.dtype).min, jnp.log(divisor))
-    log_odds = jnp.where((ids >= 0) & (ids < classes.size(logits)), gap - log_rest, jnp.nan)
+    log_odds = jnp.where(ids >= 0, gap - log_rest, jnp.nan)
     # Each branch adds terms of one sign to the largest logit.
-    side = odds(log_odds)
-    logsumexp = jnp.where(alone | (gap >= 0), label + side.nll, best + (log_rest + side.nlc))
-    return LabelOdds(log_odds, logsumexp, weights, divisor)
+    truth = odds(log_odds)
+    logsumexp = jnp.where(alone | (gap >= 0), label + truth.nll, best + (log_rest + truth.nlc))
+    return LabelOdds(truth, logsumexp, weights, divisor)
 
 
 @label_odds.defjvp
@@ -152,12 +152,12 @@ def _label_odds_jvp(classes, primals, tangents):
     logits, ids = primals
     tangent = tangents[0]
     value = label_odds(classes, logits, ids)
-    truth = odds(value.log_odds)
     at_label = classes.sum(jnp.where(classes.is_label(logits, ids), tangent, 0))
     moved = value.weights * tangent
     change = classes.sum(moved)
     mean = change / value.rest
-    return value, LabelOdds(at_label - mean, truth.p * at_label + truth.q * mean, moved, change)
+    logsumexp = value.odds.p * at_label + value.odds.q * mean
+    return value, LabelOdds(odds_tangent(value.odds, at_label - mean), logsumexp, moved, change)
 
 
 class ClassOdds(NamedTuple):
