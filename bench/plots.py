@@ -44,7 +44,7 @@ def _figure(across: int, down: int, width: float, height: float) -> tuple[Figure
 
 def _finish(figure: Figure, axes: list[Axes], title: str, path: Path) -> None:
     handles = {name: line for axis in axes for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=120)
 
