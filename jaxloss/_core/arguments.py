@@ -213,7 +213,7 @@ def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> El
         kept = labels if where is None or where.shape != batch else jnp.where(where, labels, jnp.zeros_like(labels))
         classes = ClassAxis(position or 0)
         ids = class_ids(name, kept, classes.size(logits))
-        labels = jnp.where(classes.spread(ids < 0), jnp.nan, classes.is_label(logits, ids).astype(logits.dtype))
+        labels = classes.one_hot(logits, ids)
     if keep is not None:
         logits, labels = jnp.where(keep, logits, 0), jnp.where(keep, labels, jnp.zeros((), labels.dtype))
     targets = labels.astype(logits.dtype)

@@ -70,11 +70,10 @@ def distributions(rows: Rows) -> Rows:
     """Rows whose ids, if they have any, became one-hot targets; NaN for an id outside."""
     if rows.ids is None:
         return rows
-    onehot = rows.classes.is_label(rows.logits, rows.ids).astype(rows.logits.dtype)
-    return rows._replace(ids=None, targets=jnp.where(rows.classes.spread(rows.ids < 0), jnp.nan, onehot))
+    return rows._replace(ids=None, targets=rows.classes.one_hot(rows.logits, rows.ids))
 
 
-def shares(rows: Rows, class_weights, label_smoothing=None) -> jax.Array | int:
+def shares(rows: Rows, class_weights, label_smoothing) -> jax.Array | int:
     """Coefficients of the scalar function: one for each row with ids, or one for each class."""
     classes = rows.classes
     weights = rows.parameter("class_weights", class_weights)

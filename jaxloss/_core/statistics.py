@@ -56,6 +56,10 @@ class ClassAxis(NamedTuple):
         first = 0 if self.name is None else lax.axis_index(self.name) * x.shape[self.axis]
         return iota == self.spread(ids - first)
 
+    def one_hot(self, x: jax.Array, ids: jax.Array) -> jax.Array:
+        """The ids as rows of the shape and dtype of `x`, NaN for an id outside, -1; fused, never stored."""
+        return jnp.where(self.spread(ids < 0), jnp.nan, self.is_label(x, ids).astype(x.dtype))
+
     def without(self, x: jax.Array, ids: jax.Array) -> jax.Array:
         """`x` with -inf at the class `ids` of each row."""
         return jnp.where(self.is_label(x, ids), -jnp.inf, x)
