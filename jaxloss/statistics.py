@@ -3,13 +3,12 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import softmax_rows
 from jaxloss._core.options import Axis, AxisName, compiled
-from jaxloss._core.statistics import class_odds, label_odds, pick
+from jaxloss._core.statistics import class_odds, label_odds
 
 
 class SoftmaxStatistics(NamedTuple):
@@ -86,17 +85,14 @@ def softmax_statistics(
     classes, ids = rows.classes, rows.ids
     every = class_odds(classes, rows.logits)
     entropy = classes.sum(every.odds.p * every.odds.nll)
-    constant = lax.stop_gradient(rows.logits)
-    best = classes.max(constant)
     if ids is not None:
         label = label_odds(classes, rows.logits, ids)
-        truth, logsumexp = label.odds, label.logsumexp
+        truth, logsumexp, accuracy = label.odds, label.logsumexp, label.leads
         statistics = [truth.nlc - truth.nll, *truth]
-        right = (pick(classes, constant, ids) >= best).astype(best.dtype)
-        accuracy = jnp.where(ids >= 0, right, jnp.nan)
     else:
         truth, logsumexp = every.odds, every.logsumexp
-        right = (constant >= classes.spread(best)).astype(best.dtype)
+        constant = lax.stop_gradient(rows.logits)
+        right = (constant >= classes.spread(classes.max(constant))).astype(constant.dtype)
         each = (truth.nlc - truth.nll, *truth, right)
         *statistics, accuracy = (_expected(rows, x) for x in each)
     return SoftmaxStatistics(*map(rows.finish, (*statistics, logsumexp, entropy, accuracy)))

@@ -8,7 +8,8 @@ from scipy.special import logsumexp
 from sklearn.utils.class_weight import compute_class_weight
 
 import jaxloss
-from jaxloss._core.statistics import ClassAxis, max_of_others
+from jaxloss._core.classes import ClassAxis
+from jaxloss._core.statistics import max_of_others
 from tests import cases
 
 

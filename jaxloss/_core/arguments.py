@@ -13,8 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxloss._core.checks import check_domain, guard
+from jaxloss._core.classes import ClassAxis
 from jaxloss._core.options import describe, number
-from jaxloss._core.statistics import ClassAxis
 
 
 def compute_dtype(x: jax.Array) -> jnp.dtype:

@@ -1,8 +1,8 @@
 """From logits and options to losses: link, scalar function, weights, rows left out.
 
-Every softmax loss is a sum of at most three parts: a coefficient times the scalar function at the label id,
-coefficients times the scalar function at every class (a distribution as label, label smoothing), and the z-loss. Every
-sigmoid loss is an elementwise function of the odds and the target. Nothing here knows which loss it is.
+Every softmax loss is a coefficient times a scalar function at the label id, or a sum of those over the classes (a
+distribution as label, label smoothing); and the z-loss. Every sigmoid loss is an elementwise function of the odds and
+the target. Nothing here knows which loss it is.
 """
 
 from collections.abc import Callable
@@ -10,60 +10,38 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxloss._core.arguments import Elements, Rows, check_floating, compute_dtype, softmax_rows
-from jaxloss._core.log_odds import Odds, bregman, ceiling, cross_entropy, impossible
+from jaxloss._core.classes import pick
+from jaxloss._core.expectations import Part, Scalar, Shares, expected
+from jaxloss._core.log_odds import Odds, bregman, ceiling, cross_entropy
 from jaxloss._core.options import describe
-from jaxloss._core.statistics import LabelOdds, class_odds, label_odds, pick
-
-Scalar = Callable[..., jax.Array]
-
-
-class Part(NamedTuple):
-    """`coefficients` times a scalar function with `parameters` at `truth`."""
-
-    coefficients: jax.Array | int
-    truth: Odds
-    parameters: tuple[jax.Array | None, ...]
-
-    def values(self, scalar: Scalar) -> jax.Array:
-        """Products, with the exact limit where p is 0 (computed there as a finite odd, for the gradient's sake)."""
-        finite = scalar(self.truth, *self.parameters)
-        limit = scalar(impossible(finite), *self.parameters)
-        at_limit = (self.truth.nll >= ceiling(finite.dtype)) & (self.coefficients != 0)
-        values = finite + lax.stop_gradient(jnp.where(at_limit, limit - finite, 0))
-        return values if isinstance(self.coefficients, int) else self.coefficients * values
+from jaxloss._core.statistics import LabelOdds, class_odds, label_odds
 
 
 class Terms(NamedTuple):
     """What a loss over rows adds up."""
 
     rows: Rows
-    part: Part  # at the label, or at every class
-    label: LabelOdds | None = None  # where the part is at the label
-    z_loss: jax.Array | None = None  # coefficient times logsumexp^2
+    shares: Shares | jax.Array | int  # coefficients: of the classes, or of the label
+    parameters: tuple[jax.Array | None, ...]  # of the scalar function
+    label: LabelOdds | None  # None for a distribution
+    z_loss: jax.Array | None  # coefficient of logsumexp^2
 
 
 def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where, axis_name, options) -> Terms:
-    """Resolves labels and `options` (class weights, smoothing, z-loss) into coefficients at the odds of a softmax."""
+    """Resolves labels and `options` (class weights, smoothing, z-loss)."""
     class_weights, label_smoothing, z_loss = options
     rows = softmax_rows(name, logits, labels, axis, where, axis_name)
     if label_smoothing is not None:
         rows = distributions(rows)
     given = tuple(map(rows.parameter, parameters, parameters.values()))
-    coefficients = shares(rows, class_weights, label_smoothing)
-
-    label = None
-    if rows.ids is None:
-        every = class_odds(rows.classes, rows.logits)
-        part, logsumexp = Part(coefficients, every.odds, given), every.logsumexp
-    else:
-        label = label_odds(rows.classes, rows.logits, rows.ids)
-        given = tuple(x if x is None or not x.ndim else pick(rows.classes, x, rows.ids) for x in given)
-        part, logsumexp = Part(coefficients, label.odds, given), label.logsumexp
-    weight = rows.parameter("z_loss", z_loss)
-    return Terms(rows, part, label, None if weight is None else weight * jnp.square(logsumexp))
+    shares, label, z_loss = coefficients(rows, class_weights, label_smoothing), None, rows.parameter("z_loss", z_loss)
+    if rows.ids is not None:
+        ids = rows.ids
+        label = label_odds(rows.classes, rows.logits, ids)
+        given = tuple(x if x is None or not x.ndim else pick(rows.classes, x, ids) for x in given)
+    return Terms(rows, shares, given, label, z_loss)
 
 
 def distributions(rows: Rows) -> Rows:
@@ -73,33 +51,24 @@ def distributions(rows: Rows) -> Rows:
     return rows._replace(ids=None, targets=rows.classes.one_hot(rows.logits, rows.ids))
 
 
-def shares(rows: Rows, class_weights, label_smoothing) -> jax.Array | int:
-    """Coefficients of the scalar function: one for each row with ids, or one for each class."""
+def coefficients(rows: Rows, class_weights, label_smoothing) -> Shares | jax.Array | int:
+    """Of the scalar function: one for each row with ids, or one for each class."""
     classes = rows.classes
     weights = rows.parameter("class_weights", class_weights)
     if rows.targets is None:
         return 1 if weights is None else weights if not weights.ndim else pick(classes, weights, rows.ids)
-    coefficients = rows.targets
-    smoothing = rows.parameter("label_smoothing", label_smoothing)
-    if smoothing is not None:
-        exists = (rows.logits != rows.excluded).astype(rows.logits.dtype)
-        uniform = classes.spread(smoothing / jnp.maximum(classes.sum(exists), 1)) * exists
-        coefficients = (1 - smoothing) * coefficients + uniform
-    return coefficients if weights is None else coefficients * weights
+    exists = (rows.logits != rows.excluded).astype(rows.logits.dtype)
+    return Shares(rows.targets, exists, weights, rows.parameter("label_smoothing", label_smoothing))
 
 
 def softmax_loss(scalar: Scalar, parameters: dict[str, Any], *common) -> jax.Array:
     """Losses per row of a scalar function of the log-odds; `common` arguments as `softmax_terms` takes them."""
-    terms = softmax_terms(parameters, *common)
-    return total(terms, scalar)
-
-
-def total(terms: Terms, scalar: Scalar) -> jax.Array:
-    """The sum of the parts, per row."""
-    losses = terms.part.values(scalar)
-    if terms.label is None:
-        losses = terms.rows.classes.sum(losses)
-    return terms.rows.finish(losses if terms.z_loss is None else losses + terms.z_loss)
+    rows, shares, given, label, z_loss = softmax_terms(parameters, *common)
+    if label is None:
+        losses, logsumexp = expected(rows.classes, scalar, rows.logits, shares, given)
+    else:
+        losses, logsumexp = Part(shares, label.odds, given).values(scalar), label.logsumexp
+    return rows.finish(losses if z_loss is None else losses + z_loss * jnp.square(logsumexp))
 
 
 def probability_loss(
@@ -109,7 +78,8 @@ def probability_loss(
     rows = distributions(softmax_rows(name, values, labels, axis, where, excluded=excluded, argument=argument))
     minus_logs = nll(rows.logits)
     truth = Odds(minus_logs, minus_logs, minus_logs, minus_logs)  # cross-entropy reads the first alone
-    return total(Terms(rows, Part(shares(rows, *options), truth, ())), cross_entropy)
+    part = Part(coefficients(rows, *options).array(rows.classes), truth, ())
+    return rows.finish(rows.classes.sum(part.values(cross_entropy)))
 
 
 def kl_values(name, logits, target_logits, axis, where, axis_name, temperature) -> jax.Array:

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxloss._core.arguments import softmax_rows
-from jaxloss._core.compose import Part, Scalar, heated, softmax_terms
+from jaxloss._core.classes import ClassAxis
+from jaxloss._core.compose import heated, softmax_terms
+from jaxloss._core.expectations import Part, Scalar, Shares
 from jaxloss._core.log_odds import odds
-from jaxloss._core.statistics import ClassAxis, class_odds
+from jaxloss._core.statistics import class_odds, over
 
 
 def _slope_and_curvature(scalar: Scalar, part: Part) -> tuple[jax.Array, jax.Array]:
@@ -39,14 +41,11 @@ def _at_classes(scalar: Scalar, part: Part, classes: ClassAxis) -> jax.Array:
     slope, curvature = _slope_and_curvature(scalar, part)
     p, q = part.truth.p, part.truth.q
 
-    def over_q(x):
-        return jnp.where(q == 0, 0, x / jnp.where(q == 0, 1, q))
-
     def of_others(x):
         return classes.spread(classes.sum(x)) - x
 
-    through_p = -p * q * of_others(over_q(slope))
-    through_b = p * (p * of_others(over_q(over_q(curvature + p * slope))))
+    through_p = -p * q * of_others(over(slope, q))
+    through_b = p * (p * of_others(over(over(curvature + p * slope, q), q)))
     return curvature + through_p + through_b
 
 
@@ -57,11 +56,14 @@ def softmax_hessian(scalar: Scalar) -> Callable[[Callable], Callable]:
         def hessian(logits, labels, axis, where, *, axis_name, class_weights, label_smoothing, z_loss, **parameters):
             options = (class_weights, label_smoothing, z_loss)
             terms = softmax_terms(parameters, function.__name__, logits, labels, axis, where, axis_name, options)
-            rows, part, label = terms.rows, terms.part, terms.label
-            if label is None or rows.ids is None:
+            rows, shares, given, label, _ = terms
+            if rows.ids is None or label is None or isinstance(shares, Shares):
+                u = shares.array(rows.classes) if isinstance(shares, Shares) else shares
+                part = Part(u, class_odds(rows.classes, rows.logits).odds, given)
                 diagonal = _at_classes(scalar, part, rows.classes)
             else:
                 is_label = rows.classes.is_label(rows.logits, rows.ids)
+                part = Part(shares, label.odds, given)
                 diagonal = _at_label(scalar, part, rows.classes, label.others(rows.classes), is_label)
             coefficient = rows.parameter("z_loss", z_loss)
             if coefficient is not None:

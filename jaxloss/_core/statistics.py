@@ -5,13 +5,21 @@ digit of a confident row, so the sum is formed over the other classes alone, fro
 
     m = max_{j != y} z_j        S = sum_{j != y} exp(z_j - m) >= 1        l = (z_y - m) - log S
 
-Nothing is subtracted, and gaps beyond the exponent range neither overflow nor underflow. Derivatives, with
-q_j = exp(z_j - m) / S over j != y:
+For all classes at once, r is the sum without one largest entry, so that logsumexp = m + log(1 + r):
+
+    m = max_j z_j               r = sum_j exp(z_j - m) - 1                1 - p_c = ((1 - w_c) + r) / (1 + r)
+
+with w_c = exp(z_c - m). Nothing is subtracted, and gaps beyond the exponent range neither overflow nor underflow.
+Derivatives, with q_j = exp(z_j - m) / S over j != y:
 
     dl = dz_y - sum_{j != y} q_j dz_j        dq_j = q_j (dz_j - sum_k q_k dz_k)
 
 The rules below are `custom_jvp` rules made of the functions themselves, so that every order, direction and batching
 works. Statistics of a row have no class axis: on CPU, XLA takes twice as long over arrays that end in an axis of 1.
+
+**One read.** Accelerators take as long as the bytes they move, so there the statistics come of one reduction, whose
+states are joined class by class: (m, S) and (m', S') with m >= m' make (m, S + S' exp(m' - m)), and (m, r) likewise
+(m, r + (1 + r') exp(m' - m)). XLA on CPU has fast loops for plain maxima and sums alone, and reads twice.
 """
 
 from functools import partial
@@ -21,83 +29,67 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxloss._core.classes import ClassAxis, entry, gathers
 from jaxloss._core.log_odds import Odds, ceiling, odds, odds_tangent
+from jaxloss._core.platforms import on_platform
 
 
-class ClassAxis(NamedTuple):
-    """Where the classes lie: an array axis, and the mesh axis that shards it inside `shard_map`."""
-
-    axis: int
-    name: str | tuple[str, ...] | None = None
-
-    def max(self, x: jax.Array) -> jax.Array:
-        local = jnp.max(x, self.axis)
-        return local if self.name is None else lax.pmax(local, self.name)
-
-    def sum(self, x: jax.Array) -> jax.Array:
-        local = jnp.sum(x, self.axis)
-        return local if self.name is None else lax.psum(local, self.name)
-
-    def size(self, x: jax.Array) -> int:
-        return x.shape[self.axis] * (1 if self.name is None else lax.axis_size(self.name))
-
-    def spread(self, row: jax.Array) -> jax.Array:
-        """A value of each row, shaped to broadcast against the logits."""
-        return jnp.expand_dims(row, self.axis)
-
-    def along(self, x: jax.Array, like: jax.Array) -> jax.Array:
-        """A vector over the classes, shaped to broadcast against `like`."""
-        return jnp.expand_dims(x, [i for i in range(like.ndim) if i != self.axis])
-
-    def is_label(self, x: jax.Array, ids: jax.Array) -> jax.Array:
-        """Mask of the shape of `x`, true at the class `ids` of each row; fused, never stored."""
-        sharding = jax.typeof(x).sharding if _is_explicit(x) else None
-        iota = lax.broadcasted_iota(jnp.int32, x.shape, self.axis, out_sharding=sharding)
-        first = 0 if self.name is None else lax.axis_index(self.name) * x.shape[self.axis]
-        return iota == self.spread(ids - first)
-
-    def one_hot(self, x: jax.Array, ids: jax.Array) -> jax.Array:
-        """The ids as rows of the shape and dtype of `x`, NaN for an id outside, -1; fused, never stored."""
-        return jnp.where(self.spread(ids < 0), jnp.nan, self.is_label(x, ids).astype(x.dtype))
-
-    def without(self, x: jax.Array, ids: jax.Array) -> jax.Array:
-        """`x` with -inf at the class `ids` of each row."""
-        return jnp.where(self.is_label(x, ids), -jnp.inf, x)
+def scales(m: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of two maxima: the larger, whether it is `m`, and the factor exp(smaller - larger)."""
+    low, high = jnp.minimum(m, other), jnp.maximum(m, other)
+    return high, m >= other, jnp.where(low == -jnp.inf, 0, jnp.exp(low - high))
 
 
-def _is_explicit(x: jax.Array) -> bool:
-    """Whether the type of `x` carries a sharding (explicit meshes)."""
-    return any(part is not None for part in jax.typeof(x).sharding.spec)
+class LabelRow(NamedTuple):
+    """What a row of logits says of its label; of a row without another class, best is -inf and rest 0."""
+
+    best: jax.Array  # m, the largest of the other logits
+    rest: jax.Array  # S
+    label: jax.Array  # z_y; unspecified but finite for an id outside
 
 
-def _gathers(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> bool:
-    """Whether entries can be looked up: rows are whole, and the result has no sharding to be told."""
-    return classes.name is None and not _is_explicit(x) and not _is_explicit(ids)
+def _join_label(a: tuple, b: tuple) -> tuple:
+    best, first, scale = scales(a[0], b[0])
+    return best, jnp.where(first, a[1], b[1]) + scale * jnp.where(first, b[1], a[1]), a[2] + b[2]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def pick(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
-    """Entry `ids` of `x` along the classes, one for each row; unspecified but finite for ids outside."""
-    if _gathers(classes, x, ids):
-        inside = classes.spread(jnp.clip(ids, 0, x.shape[classes.axis] - 1))
-        return jnp.squeeze(jnp.take_along_axis(x, inside, classes.axis, mode="promise_in_bounds"), classes.axis)
-    return classes.sum(jnp.where(classes.is_label(x, ids), x, 0))
+_LABEL_START = (-jnp.inf, 0.0, 0.0)
 
 
-@pick.defjvp
-def _pick_jvp(classes, primals, tangents):
-    # The transpose of a gather is a scatter; that of a masked sum is a comparison.
-    x, ids = primals
-    mask = classes.is_label(x, ids)
-    return pick(classes, x, ids), classes.sum(jnp.where(mask, tangents[0], 0))
+def label_row(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelRow:
+    """Not to be differentiated."""
+
+    def one_read(logits, ids):
+        is_label = classes.is_label(logits, ids)
+        others, label = jnp.where(is_label, -jnp.inf, logits), jnp.where(is_label, logits, 0)
+        return classes.fold((others, jnp.ones_like(others), label), _LABEL_START, _join_label)
+
+    def two_reads(logits, ids):
+        best = max_of_others(classes, logits, ids)
+        weights = _weights(classes, classes.without(logits, ids), best)
+        return best, jnp.sum(weights, classes.axis), entry(classes, logits, ids)
+
+    row = on_platform(logits, ids, cpu=two_reads, accelerator=one_read)
+    best, rest, label = classes.join(row, _LABEL_START, _join_label)
+    rest = jnp.where(best == -jnp.inf, 0, rest)
+    return LabelRow(best, jnp.where(best == jnp.inf, jnp.nan, rest), label)
 
 
-def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array, others: jax.Array) -> jax.Array:
-    """The largest entry of each row of `x` but the one of class `ids`; `others` is `x` without that."""
+def _weights(classes: ClassAxis, logits: jax.Array, best: jax.Array) -> jax.Array:
+    """exp(z - m), 0 where z is -inf."""
+    return jnp.exp(logits - classes.spread(jnp.where(best == -jnp.inf, 0, best)))
+
+
+def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
+    """The largest entry of each row of `x` but the one of class `ids`, of a shard: a form for CPU.
+
+    XLA on CPU reduces a plain array while it reads it, but stores a masked one first. So many classes are cut into
+    blocks that are reduced as they are, and only the one of the label is reduced again, masked.
+    """
     axis, size = classes.axis, x.shape[classes.axis]
-    block = _block(size) if _gathers(classes, x, ids) else None
+    block = _block(size) if gathers(classes, x, ids) else None
     if block is None:
-        return classes.max(others)
+        return jnp.max(classes.without(x, ids), axis)
     blocks = x.reshape(*x.shape[:axis], size // block, block, *x.shape[axis + 1 :])
     index = jnp.clip(ids // block, 0, size // block - 1)
     own = jnp.take_along_axis(blocks, jnp.expand_dims(index, (axis, axis + 1)), axis, mode="promise_in_bounds")
@@ -110,13 +102,12 @@ def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array, others: jax.
 def _block(size: int) -> int | None:
     """Classes in a block of `max_of_others`, None for no blocks.
 
-    XLA on CPU reduces a plain array while it reads it, but stores a masked one first. So many classes are cut into
-    blocks that are reduced as they are, and only the one of the label is reduced again, masked. A mesh might have to
-    move logits for that, and accelerators mask while they read.
+    The number of blocks is a multiple of 64, so that up to 64 devices on an automatic mesh have whole ones: cut blocks
+    would be moved between devices.
     """
-    if size < 8192 or jax.default_backend() != "cpu" or jax.device_count() > 1:
+    if not isinstance(size, int) or size < 8192:
         return None
-    return next((block for block in range(256, 127, -1) if size % block == 0), None)
+    return next((block for block in range(256, 127, -1) if size % (64 * block) == 0), None)
 
 
 class LabelOdds(NamedTuple):
@@ -124,6 +115,7 @@ class LabelOdds(NamedTuple):
     logsumexp: jax.Array
     weights: jax.Array  # exp(z_j - m) at the classes other than the label, 0 there; of the shape of the logits
     rest: jax.Array  # S, their sum; 1 where that is 0
+    leads: jax.Array  # 1 where no other logit is larger, else 0; without a derivative
 
     def others(self, classes: ClassAxis) -> jax.Array:
         """The softmax over the classes other than the label."""
@@ -133,12 +125,10 @@ class LabelOdds(NamedTuple):
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def label_odds(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelOdds:
     """Odds of class `ids` of each row, which `class_ids` made; NaN for an id outside, -1."""
-    label = pick(classes, logits, ids)
-    others = classes.without(logits, ids)
-    best = max_of_others(classes, logits, ids, others)
+    best, rest, label = label_row(classes, logits, ids)
+    weights = _weights(classes, classes.without(logits, ids), best)
+    leads = jnp.where(ids >= 0, (label >= best).astype(label.dtype), jnp.nan)
     best = jnp.where(best == -jnp.inf, 0, best)
-    weights = jnp.exp(others - classes.spread(best))
-    rest = classes.sum(weights)
     alone = rest == 0  # no other class has a finite logit
     divisor = jnp.where(alone, 1, rest)
     gap = label - best
@@ -147,7 +137,7 @@ def label_odds(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelOd
     # Each branch adds terms of one sign to the largest logit.
     truth = odds(log_odds)
     logsumexp = jnp.where(alone | (gap >= 0), label + truth.nll, best + (log_rest + truth.nlc))
-    return LabelOdds(truth, logsumexp, weights, divisor)
+    return LabelOdds(truth, logsumexp, weights, divisor, leads)
 
 
 @label_odds.defjvp
@@ -161,7 +151,88 @@ def _label_odds_jvp(classes, primals, tangents):
     change = classes.sum(moved)
     mean = change / value.rest
     logsumexp = value.odds.p * at_label + value.odds.q * mean
-    return value, LabelOdds(odds_tangent(value.odds, at_label - mean), logsumexp, moved, change)
+    moving = odds_tangent(value.odds, at_label - mean)
+    return value, LabelOdds(moving, logsumexp, moved, change, jnp.zeros_like(value.leads))
+
+
+class ClassRow(NamedTuple):
+    """What a row says of all its classes."""
+
+    best: jax.Array  # m; 0 where no logit is finite; a constant, for r carries the derivative
+    rest: jax.Array  # r
+
+    @property
+    def logsumexp(self) -> jax.Array:
+        return self.best + jnp.log1p(self.rest)
+
+
+def join_class(a: tuple, b: tuple) -> tuple:
+    best, first, scale = scales(a[0], b[0])
+    return best, jnp.where(first, a[1], b[1]) + (1 + jnp.where(first, b[1], a[1])) * scale
+
+
+CLASS_START = (-jnp.inf, 0.0)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def class_row(classes: ClassAxis, logits: jax.Array) -> ClassRow:
+    def one_read(logits):
+        return classes.fold((logits, jnp.zeros_like(logits)), CLASS_START, join_class)
+
+    row = on_platform(logits, cpu=partial(class_sums, classes), accelerator=one_read)
+    return finished(*classes.join(row, CLASS_START, join_class))
+
+
+def class_sums(classes: ClassAxis, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The state of all classes of a shard: a form for CPU, of plain sums."""
+    best = jnp.max(logits, classes.axis)
+    weights = _weights(classes, logits, best)
+    everything = jnp.sum(weights, classes.axis)
+    below = jnp.sum(jnp.where(logits == classes.spread(best), 0, weights), classes.axis)
+    # All but one largest: where that is less than 1, the largest is alone and `below` has every digit of it.
+    return best, jnp.where(everything < 2, below, everything - 1)
+
+
+def finished(best: jax.Array, rest: jax.Array) -> ClassRow:
+    """The row of the state of all its classes; without a finite logit r is 0, with one of +inf NaN."""
+    rest = jnp.where(best == -jnp.inf, 0, jnp.where(best == jnp.inf, jnp.nan, rest))
+    return ClassRow(jnp.where(best == -jnp.inf, 0, best), rest)
+
+
+@class_row.defjvp
+def _class_row_jvp(classes, primals, tangents):
+    value = class_row(classes, *primals)
+    change = classes.sum(_weights(classes, primals[0], value.best) * tangents[0])
+    return value, ClassRow(jnp.zeros_like(value.best), change)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def odds_in_row(classes: ClassAxis, row: ClassRow, logits: jax.Array) -> Odds:
+    """Odds of every class: arrays of the shape of the logits, whose `class_row` is `row`."""
+    highest = ceiling(logits.dtype)
+    statistics = row.best, row.rest, 1 + row.rest, jnp.log1p(row.rest)
+    best, rest, total, log_total = map(classes.spread, statistics)
+    depth = logits - best
+    weights = jnp.exp(depth)
+    # The total less the weight of a class, as a sum of two terms that are not negative.
+    complement = (1 - weights) + rest
+    log_complement = jnp.where(complement == 0, -highest, jnp.log(jnp.where(complement == 0, 1, complement)))
+    nll, nlc = log_total - jnp.maximum(depth, -highest), log_total - log_complement
+    return Odds(nll, nlc, weights / total, complement / total)
+
+
+@odds_in_row.defjvp
+def _odds_in_row_jvp(classes, primals, tangents):
+    # Of class c: dl_c = dz_c - sum_{j != c} p_j dz_j / (1 - p_c). The sum over the others, and its transpose, must be
+    # exactly 0 for a one-hot label, or the gradient of a confident label drowns in it. A total less the own part is so
+    # for -log p, whose cotangents are plain products; other cotangents are sums, which XLA may round differently where
+    # it computes them twice, so a class that holds most of the probability gets a sum that leaves it out. The rule
+    # accounts for the row as a function of the logits.
+    value, tangent = odds_in_row(classes, *primals), tangents[-1]
+    p, q = value.p, value.q
+    moved = p * tangent
+    change = odds_tangent(value, tangent - sum_of_others(classes, p, moved) * over(1, q))
+    return value, change._replace(nll=(classes.spread(classes.sum(moved)) - moved) - q * tangent)
 
 
 class ClassOdds(NamedTuple):
@@ -169,45 +240,25 @@ class ClassOdds(NamedTuple):
     logsumexp: jax.Array
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def class_odds(classes: ClassAxis, logits: jax.Array) -> ClassOdds:
-    """Odds of every class of each row, from sums over all classes and over those below the largest."""
-    highest = ceiling(logits.dtype)
-    best = classes.max(logits)
-    best = jnp.where(best == -jnp.inf, 0, best)
-    is_best = logits == classes.spread(best)
-    depth = logits - classes.spread(best)
-    weights = jnp.exp(depth)
-    everything, below = classes.sum(weights), classes.sum(jnp.where(is_best, 0, weights))
-    # All but one largest: where that is less than 1, the largest is alone and `below` has every digit of it.
-    rest = jnp.where(everything < 2, below, everything - 1)
-    total, log_total = 1 + rest, jnp.log1p(rest)
-
-    # The total less the weight of a class, as a sum of two terms that are not negative.
-    spread = classes.spread
-    complement = (1 - weights) + spread(rest)
-    log_complement = jnp.where(complement == 0, -highest, jnp.log(jnp.where(complement == 0, 1, complement)))
-    nll, nlc = spread(log_total) - jnp.maximum(depth, -highest), spread(log_total) - log_complement
-    return ClassOdds(Odds(nll, nlc, weights / spread(total), complement / spread(total)), best + log_total)
+    """Odds of every class of each row."""
+    row = class_row(classes, logits)
+    return ClassOdds(odds_in_row(classes, row, logits), row.logsumexp)
 
 
-@class_odds.defjvp
-def _class_odds_jvp(classes, primals, tangents):
-    # Of class c: dl_c = dz_c - sum_{j != c} p_j dz_j / (1 - p_c). The sum over the others, and its transpose, must be
-    # exactly 0 for a one-hot label, or the gradient of a confident label drowns in it. A total less the own part is so
-    # for -log p, whose cotangents are plain products; other cotangents are sums, which XLA may round differently where
-    # it computes them twice, so a class that holds most of the probability gets a sum that leaves it out.
-    (logits,), (tangent,) = primals, tangents
-    value = class_odds(classes, logits)
-    p, q = value.odds.p, value.odds.q
-    major = p > 0.5
+def sum_of_others(classes: ClassAxis, p: jax.Array, x: jax.Array) -> jax.Array:
+    """For each class the sum of `x` over the others."""
+    return others_of(classes, p, x, classes.sum(x), classes.sum(jnp.where(p > 0.5, 0, x)))
 
-    def of_others(x):
-        minor = classes.spread(classes.sum(jnp.where(major, 0, x)))
-        return jnp.where(major, minor, classes.spread(classes.sum(x)) - x)
 
-    reciprocal = jnp.where(q == 0, 0, 1 / jnp.where(q == 0, 1, q))
-    change = odds_tangent(value.odds, tangent - of_others(p * tangent) * reciprocal)
-    moved = p * tangent
-    total = classes.sum(moved)
-    return value, ClassOdds(change._replace(nll=(classes.spread(total) - moved) - q * tangent), total)
+def others_of(classes: ClassAxis, p: jax.Array, x: jax.Array, total: jax.Array, minor: jax.Array) -> jax.Array:
+    """The same, given the sum of `x`, and that without a class of more than half of the probability.
+
+    What such a class holds would drown the others' digits in a total less it.
+    """
+    return jnp.where(p > 0.5, classes.spread(minor), classes.spread(total) - x)
+
+
+def over(x, q: jax.Array) -> jax.Array:
+    """The quotient x / q, 0 where q is."""
+    return jnp.where(q == 0, 0, x / jnp.where(q == 0, 1, q))

@@ -1,0 +1,105 @@
+"""The classes of a row: an array axis, what is summed along it, and the mesh axis that may shard it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+State = tuple[jax.Array, ...]
+
+
+class ClassAxis(NamedTuple):
+    """Where the classes lie: an array axis, and the mesh axis that shards it inside `shard_map`."""
+
+    axis: int
+    name: str | tuple[str, ...] | None = None
+
+    def max(self, x: jax.Array) -> jax.Array:
+        local = jnp.max(x, self.axis)
+        return local if self.name is None else lax.pmax(local, self.name)
+
+    def sum(self, x: jax.Array) -> jax.Array:
+        local = jnp.sum(x, self.axis)
+        return local if self.name is None else lax.psum(local, self.name)
+
+    def size(self, x: jax.Array) -> int:
+        return x.shape[self.axis] * (1 if self.name is None else lax.axis_size(self.name))
+
+    def fold(self, states: State, start: tuple[float, ...], combine: Callable[[State, State], State]) -> State:
+        """Joins the states of all classes of a shard, in one read of what they are made of."""
+        return _reduce(states, start, combine, self.axis)
+
+    def join(self, state: State, start: tuple[float, ...], combine: Callable[[State, State], State]) -> State:
+        """Joins the states of the shards: each device fills in its own, one sum brings them together."""
+        if self.name is None:
+            return state
+        shards = lax.axis_size(self.name)
+        own = lax.iota(jnp.int32, shards) == lax.axis_index(self.name)
+        stacked = jnp.stack(state)
+        own = own.reshape(shards, *[1] * stacked.ndim)
+        slots = lax.psum(jnp.where(own, stacked[None], 0), self.name)
+        return _reduce(tuple(jnp.moveaxis(slots, 1, 0)), start, combine, 0)
+
+    def spread(self, row: jax.Array) -> jax.Array:
+        """A value of each row, shaped to broadcast against the logits."""
+        return jnp.expand_dims(row, self.axis)
+
+    def along(self, x: jax.Array, like: jax.Array) -> jax.Array:
+        """A vector over the classes, shaped to broadcast against `like`."""
+        return jnp.expand_dims(x, [i for i in range(like.ndim) if i != self.axis])
+
+    def is_label(self, x: jax.Array, ids: jax.Array) -> jax.Array:
+        """Mask of the shape of `x`, true at the class `ids` of each row; fused, never stored."""
+        sharding = jax.typeof(x).sharding if is_explicit(x) else None
+        iota = lax.broadcasted_iota(jnp.int32, x.shape, self.axis, out_sharding=sharding)
+        first = 0 if self.name is None else lax.axis_index(self.name) * x.shape[self.axis]
+        return iota == self.spread(ids - first)
+
+    def one_hot(self, x: jax.Array, ids: jax.Array) -> jax.Array:
+        """The ids as rows of the shape and dtype of `x`, NaN for an id outside, -1; fused, never stored."""
+        return jnp.where(self.spread(ids < 0), jnp.nan, self.is_label(x, ids).astype(x.dtype))
+
+    def without(self, x: jax.Array, ids: jax.Array) -> jax.Array:
+        """`x` with -inf at the class `ids` of each row."""
+        return jnp.where(self.is_label(x, ids), -jnp.inf, x)
+
+
+def _reduce(states: State, start: tuple[float, ...], combine: Callable, axis: int) -> State:
+    first = tuple(jnp.asarray(value, x.dtype) for value, x in zip(start, states, strict=True))
+    return tuple(lax.reduce(states, first, combine, (axis,)))
+
+
+def is_explicit(x: jax.Array) -> bool:
+    """Whether the type of `x` carries a sharding (explicit meshes)."""
+    return any(part is not None for part in jax.typeof(x).sharding.spec)
+
+
+def gathers(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> bool:
+    """Whether entries can be looked up: rows are whole, and the result has no sharding to be told."""
+    return classes.name is None and not is_explicit(x) and not is_explicit(ids)
+
+
+def entry(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
+    """Entry `ids` of `x` along the classes, one for each row; 0 where another shard has it."""
+    if gathers(classes, x, ids):
+        inside = classes.spread(jnp.clip(ids, 0, x.shape[classes.axis] - 1))
+        return jnp.squeeze(jnp.take_along_axis(x, inside, classes.axis, mode="promise_in_bounds"), classes.axis)
+    return jnp.sum(jnp.where(classes.is_label(x, ids), x, 0), classes.axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def pick(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
+    """Entry `ids` of `x` along the classes, one for each row; unspecified but finite for ids outside."""
+    local = entry(classes, x, ids)
+    return local if classes.name is None else lax.psum(local, classes.name)
+
+
+@pick.defjvp
+def _pick_jvp(classes, primals, tangents):
+    # The transpose of a gather is a scatter; that of a masked sum is a comparison.
+    x, ids = primals
+    mask = classes.is_label(x, ids)
+    return pick(classes, x, ids), classes.sum(jnp.where(mask, tangents[0], 0))
