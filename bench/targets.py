@@ -49,9 +49,7 @@ class Target:
             name = self.topology.replace("2x2", side)
             found = topologies.get_topology_desc(platform="tpu", topology_name=name)
         else:
-            found = topologies.get_topology_desc(
-                platform="cuda", topology=f"1x1x{number}", target_config=self.topology
-            )
+            found = topologies.get_topology_desc(platform="cuda", topology=f"1x1x{number}", target_config=self.topology)
         return np.array(found.devices[:number])
 
     def mesh(self, shape: tuple[int, ...], names: tuple[str, ...], kind: AxisType = AxisType.Auto) -> Mesh:
@@ -150,7 +148,11 @@ def compile_for(place: Any, function: Callable, *arguments: Any, **options: Any)
 
     given = [jax.tree.map(like, a, s) for a, s in zip(arguments, shardings, strict=True)]
     out = options.get("out_specs")
-    out = None if out is None else jax.tree.map(lambda s: NamedSharding(place, s), out, is_leaf=lambda s: isinstance(s, P))
+    out = (
+        None
+        if out is None
+        else jax.tree.map(lambda s: NamedSharding(place, s), out, is_leaf=lambda s: isinstance(s, P))
+    )
     return jax.jit(function, out_shardings=out).lower(*given).compile()
 
 

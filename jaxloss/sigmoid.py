@@ -12,6 +12,7 @@ from jaxloss._core.compose import elementwise_loss, infinite_where, sigmoid_loss
 from jaxloss._core.hessians import elementwise_hessian
 from jaxloss._core.log_odds import focal, log_miss, minus_log1m, odds
 from jaxloss._core.options import public
+from jaxloss._core.platforms import apart
 
 
 @public(elementwise_hessian)
@@ -117,16 +118,16 @@ def sigmoid_focal_loss(
       Lin et al., Focal Loss for Dense Object Detection (2017), equation 5; soft labels as in torchvision and optax.
     """
     elements = sigmoid_elements("sigmoid_focal_loss", logits, labels, axis, where)
-    exponent, share = elements.parameter("gamma", gamma), elements.parameter("alpha", alpha)
+    given = elements.parameter("gamma", gamma), elements.parameter("alpha", alpha)
 
-    def values(l, t):
+    def values(l, t, exponent, share):
         truth = odds(l)
         losses = t * truth.nll + (1 - t) * truth.nlc
         if exponent is not None:
             losses = losses * jnp.exp(exponent * log_miss(l, t))
         return losses if share is None else losses * (share * t + (1 - share) * (1 - t))
 
-    return sigmoid_loss(elements, values, (class_weights, label_smoothing))
+    return sigmoid_loss(elements, lambda l, t: apart(values, l, t, *given), (class_weights, label_smoothing))
 
 
 @public(elementwise_hessian)
@@ -181,9 +182,9 @@ def asymmetric_loss(
     """
     elements = sigmoid_elements("asymmetric_loss", logits, labels, axis, where)
     names, given = ("gamma_positive", "gamma_negative", "clip"), (gamma_positive, gamma_negative, clip)
-    positive_exponent, negative_exponent, margin = map(elements.parameter, names, given)
+    given = tuple(map(elements.parameter, names, given))
 
-    def values(l, t):
+    def values(l, t, positive_exponent, negative_exponent, margin):
         truth = odds(l)
         positive, negative = focal(truth, positive_exponent), focal(truth.complement(), negative_exponent)
         if margin is not None:
@@ -198,4 +199,4 @@ def asymmetric_loss(
         losses = t * positive + (1 - t) * negative
         return losses + infinite_where(wrong, losses)
 
-    return elementwise_loss(elements, values, (class_weights, label_smoothing))
+    return elementwise_loss(elements, lambda l, t: apart(values, l, t, *given), (class_weights, label_smoothing))

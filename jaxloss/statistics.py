@@ -7,8 +7,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import softmax_rows
+from jaxloss._core.label_odds import label_odds
 from jaxloss._core.options import Axis, AxisName, compiled
-from jaxloss._core.statistics import class_odds, label_odds
+from jaxloss._core.statistics import class_odds
 
 
 class SoftmaxStatistics(NamedTuple):

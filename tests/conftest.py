@@ -1,12 +1,16 @@
 """Every test runs with eight host devices, strict promotion of dtypes and ranks, and warnings as errors."""
 
 import os
+from types import SimpleNamespace
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import jax
 import numpy as np
 import pytest
+from jax import lax
+
+from jaxloss._core import platforms
 
 collect_ignore = ["data_keras.py", "data_torch.py"]  # they import what the tests do not need
 
@@ -30,3 +34,20 @@ def standard_promotion():
     """optax's own arithmetic needs it."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture(scope="module", params=["cpu", "accelerator"])
+def form(request):
+    """Programs are lowered for CPU in the form of CPU, and in that of TPU and GPU."""
+    if request.param == "cpu":
+        yield
+        return
+    forms = SimpleNamespace(
+        platform_dependent=lambda *arguments, cpu, default: default(*arguments),
+        optimization_barrier=lax.optimization_barrier,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        jax.clear_caches()
+        patch.setattr(platforms, "lax", forms)
+        yield
+    jax.clear_caches()

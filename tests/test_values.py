@@ -9,7 +9,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 import jaxloss
 from jaxloss._core.classes import ClassAxis
-from jaxloss._core.statistics import max_of_others
+from jaxloss._core.label_odds import max_of_others
 from tests import cases
 
 

@@ -10,23 +10,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxloss._core.arguments import Elements, Rows, check_floating, compute_dtype, softmax_rows
 from jaxloss._core.classes import pick
-from jaxloss._core.expectations import Part, Scalar, Shares, expected
-from jaxloss._core.log_odds import Odds, bregman, ceiling, cross_entropy
+from jaxloss._core.expectations import Part, Scalar, Shares, divergence, expected
+from jaxloss._core.label_odds import LabelOdds, label_odds
+from jaxloss._core.log_odds import Odds, cross_entropy
 from jaxloss._core.options import describe
-from jaxloss._core.statistics import LabelOdds, class_odds, label_odds
+from jaxloss._core.statistics import class_row
 
 
 class Terms(NamedTuple):
     """What a loss over rows adds up."""
 
     rows: Rows
-    shares: Shares | jax.Array | int  # coefficients: of the classes, or of the label
     parameters: tuple[jax.Array | None, ...]  # of the scalar function
-    label: LabelOdds | None  # None for a distribution
     z_loss: jax.Array | None  # coefficient of logsumexp^2
+    shares: Shares | None  # coefficients of the classes; None for ids
+    label: LabelOdds | None  # None for a distribution
+    weights: jax.Array | None  # of the label
 
 
 def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where, axis_name, options) -> Terms:
@@ -35,13 +38,18 @@ def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where,
     rows = softmax_rows(name, logits, labels, axis, where, axis_name)
     if label_smoothing is not None:
         rows = distributions(rows)
-    given = tuple(map(rows.parameter, parameters, parameters.values()))
-    shares, label, z_loss = coefficients(rows, class_weights, label_smoothing), None, rows.parameter("z_loss", z_loss)
-    if rows.ids is not None:
-        ids = rows.ids
-        label = label_odds(rows.classes, rows.logits, ids)
-        given = tuple(x if x is None or not x.ndim else pick(rows.classes, x, ids) for x in given)
-    return Terms(rows, shares, given, label, z_loss)
+    given, coefficient = tuple(map(rows.parameter, parameters, parameters.values())), rows.parameter("z_loss", z_loss)
+    ids = rows.ids
+    if ids is None:
+        return Terms(rows, given, coefficient, shares_of(rows, class_weights, label_smoothing), None, None)
+
+    def of_label(x):
+        return x if x is None or not x.ndim else pick(rows.classes, x, ids)
+
+    weights = of_label(rows.parameter("class_weights", class_weights))
+    return Terms(
+        rows, tuple(map(of_label, given)), coefficient, None, label_odds(rows.classes, rows.logits, ids), weights
+    )
 
 
 def distributions(rows: Rows) -> Rows:
@@ -51,23 +59,22 @@ def distributions(rows: Rows) -> Rows:
     return rows._replace(ids=None, targets=rows.classes.one_hot(rows.logits, rows.ids))
 
 
-def coefficients(rows: Rows, class_weights, label_smoothing) -> Shares | jax.Array | int:
-    """Of the scalar function: one for each row with ids, or one for each class."""
-    classes = rows.classes
-    weights = rows.parameter("class_weights", class_weights)
-    if rows.targets is None:
-        return 1 if weights is None else weights if not weights.ndim else pick(classes, weights, rows.ids)
+def shares_of(rows: Rows, class_weights, label_smoothing) -> Shares:
+    """Coefficients of the classes of rows with targets."""
+    assert rows.targets is not None
     exists = (rows.logits != rows.excluded).astype(rows.logits.dtype)
-    return Shares(rows.targets, exists, weights, rows.parameter("label_smoothing", label_smoothing))
+    options = (("class_weights", class_weights), ("label_smoothing", label_smoothing))
+    return Shares(rows.targets, exists, *(rows.parameter(*option) for option in options))
 
 
 def softmax_loss(scalar: Scalar, parameters: dict[str, Any], *common) -> jax.Array:
     """Losses per row of a scalar function of the log-odds; `common` arguments as `softmax_terms` takes them."""
-    rows, shares, given, label, z_loss = softmax_terms(parameters, *common)
-    if label is None:
-        losses, logsumexp = expected(rows.classes, scalar, rows.logits, shares, given)
+    rows, given, z_loss, shares, label, weights = softmax_terms(parameters, *common)
+    if label is not None:
+        losses, logsumexp = Part(weights, label.odds, given).values(scalar), label.logsumexp
     else:
-        losses, logsumexp = Part(shares, label.odds, given).values(scalar), label.logsumexp
+        assert shares is not None
+        losses, logsumexp = expected(rows.classes, scalar, rows.logits, shares, given)
     return rows.finish(losses if z_loss is None else losses + z_loss * jnp.square(logsumexp))
 
 
@@ -78,12 +85,12 @@ def probability_loss(
     rows = distributions(softmax_rows(name, values, labels, axis, where, excluded=excluded, argument=argument))
     minus_logs = nll(rows.logits)
     truth = Odds(minus_logs, minus_logs, minus_logs, minus_logs)  # cross-entropy reads the first alone
-    part = Part(coefficients(rows, *options).array(rows.classes), truth, ())
+    part = Part(shares_of(rows, *options).array(rows.classes), truth, ())
     return rows.finish(rows.classes.sum(part.values(cross_entropy)))
 
 
 def kl_values(name, logits, target_logits, axis, where, axis_name, temperature) -> jax.Array:
-    """sum_c t_c (log t_c - log p_c), as sum_c t_c (exp(d_c) - 1 - d_c) with d_c = log p_c - log t_c: terms >= 0."""
+    """The Kullback-Leibler divergence of each row."""
     if target_logits.shape != logits.shape:
         raise ValueError(
             f"{name}: `target_logits` must have the shape of `logits`; got {describe(target_logits)} and "
@@ -93,15 +100,9 @@ def kl_values(name, logits, target_logits, axis, where, axis_name, temperature) 
     target_logits = target_logits.astype(compute_dtype(logits))
     rows, target_rows = (softmax_rows(name, x, None, axis, where, axis_name) for x in (logits, target_logits))
     temperature = rows.parameter("temperature", temperature)
-    model, target = (class_odds(r.classes, heated(r.logits, temperature)).odds for r in (rows, target_rows))
-    p, t = model.p, target.p
-    delta = target.nll - model.nll
-    near = delta < 1
-    # Where p exceeds e t the three terms are added as they are; t may be 0 there.
-    terms = jnp.where(near, t * bregman(jnp.where(near, delta, 0)), (p - t) - t * delta)
-    beyond = (model.nll >= ceiling(p.dtype)) & (t > 0)
-    terms = terms + infinite_where(beyond, terms)
-    return rows.finish(rows.classes.sum(terms))
+    logits, target_logits = (heated(r.logits, temperature) for r in (rows, target_rows))
+    statistics = lax.stop_gradient(tuple(class_row(rows.classes, x) for x in (logits, target_logits)))
+    return rows.finish(divergence(rows.classes, statistics, logits, target_logits))
 
 
 def infinite_where(mask: jax.Array, like: jax.Array) -> jax.Array:

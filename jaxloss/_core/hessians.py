@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxloss._core.arguments import softmax_rows
 from jaxloss._core.classes import ClassAxis
 from jaxloss._core.compose import heated, softmax_terms
-from jaxloss._core.expectations import Part, Scalar, Shares
+from jaxloss._core.expectations import Part, Scalar
 from jaxloss._core.log_odds import odds
 from jaxloss._core.statistics import class_odds, over
 
@@ -22,7 +22,7 @@ def _slope_and_curvature(scalar: Scalar, part: Part) -> tuple[jax.Array, jax.Arr
     log_odds = part.truth.nlc - part.truth.nll
 
     def value(l):
-        return part.coefficients * scalar(odds(l), *part.parameters)
+        return part._replace(truth=odds(l)).values(scalar)
 
     def slope(l):
         return jax.jvp(value, (l,), (jnp.ones_like(l),))[1]
@@ -56,16 +56,16 @@ def softmax_hessian(scalar: Scalar) -> Callable[[Callable], Callable]:
         def hessian(logits, labels, axis, where, *, axis_name, class_weights, label_smoothing, z_loss, **parameters):
             options = (class_weights, label_smoothing, z_loss)
             terms = softmax_terms(parameters, function.__name__, logits, labels, axis, where, axis_name, options)
-            rows, shares, given, label, _ = terms
-            if rows.ids is None or label is None or isinstance(shares, Shares):
-                u = shares.array(rows.classes) if isinstance(shares, Shares) else shares
-                part = Part(u, class_odds(rows.classes, rows.logits).odds, given)
+            rows, given, coefficient, shares, label, weights = terms
+            if shares is not None:
+                part = Part(shares.array(rows.classes), class_odds(rows.classes, rows.logits).odds, given)
                 diagonal = _at_classes(scalar, part, rows.classes)
             else:
+                assert label is not None
+                assert rows.ids is not None
                 is_label = rows.classes.is_label(rows.logits, rows.ids)
-                part = Part(shares, label.odds, given)
+                part = Part(weights, label.odds, given)
                 diagonal = _at_label(scalar, part, rows.classes, label.others(rows.classes), is_label)
-            coefficient = rows.parameter("z_loss", z_loss)
             if coefficient is not None:
                 every = class_odds(rows.classes, rows.logits)
                 p, q = every.odds.p, every.odds.q

@@ -5,11 +5,13 @@ this process has. A form is never differentiated: the functions that choose have
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 
 def on_platform(*arguments: Any, cpu: Callable, accelerator: Callable) -> Any:
@@ -17,15 +19,37 @@ def on_platform(*arguments: Any, cpu: Callable, accelerator: Callable) -> Any:
     return lax.platform_dependent(*arguments, cpu=cpu, default=accelerator)
 
 
-def recomputed(x: jax.Array) -> jax.Array:
-    """`x`, such that XLA on a GPU computes anew what follows from it.
+def recomputed(x: jax.Array, turn: int = 1) -> jax.Array:
+    """`x`, such that XLA on an accelerator computes anew, in each `turn`, what follows from it.
 
-    There, an expensive elementwise part that a sum and a gradient share is computed once and stored, in several arrays
-    of the size of the logits; computed twice it costs one more read of the logits. A factor of 1 that the compiler
-    cannot see through keeps the two apart.
+    An expensive elementwise part that two sums, or a sum and a gradient, share is else computed once and stored, in
+    arrays of the size of the logits in float32; computed twice it costs arithmetic alone, as all that reads the same
+    logits then goes into one kernel. A factor of 1 that the compiler cannot see through keeps the turns apart.
     """
 
     def multiplied(x):
-        return x * lax.optimization_barrier(jnp.ones((), x.dtype))
+        one = jnp.ones((), x.dtype)
+        for _ in range(turn):
+            one = lax.optimization_barrier(one)
+        return x * one
 
-    return lax.platform_dependent(x, cuda=multiplied, rocm=multiplied, default=lambda x: x)
+    return on_platform(x, cpu=lambda x: x, accelerator=multiplied)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def apart(function: Callable[..., Any], x: jax.Array, *arguments: Any) -> Any:
+    """`function(x, *arguments)`, whose derivative shares nothing of what follows from `x` with its value."""
+    return function(x, *arguments)
+
+
+def _apart_jvp(function, primals, tangents):
+    leaves, structure = jax.tree.flatten((recomputed(primals[0]), *primals[1:]))
+    moving = {k: t for k, t in enumerate(jax.tree.leaves(tangents)) if not isinstance(t, SymbolicZero)}
+
+    def moved(given):
+        return function(*structure.unflatten(given.get(k, x) for k, x in enumerate(leaves)))
+
+    return apart(function, *primals), jax.jvp(moved, ({k: leaves[k] for k in moving},), (moving,))[1]
+
+
+apart.defjvp(_apart_jvp, symbolic_zeros=True)

@@ -1,25 +1,18 @@
-"""Statistics of a row of logits: the softmax link, and the only place with a softmax derivative rule.
+"""Statistics of a row of logits over all its classes: the softmax link, with its derivative rule.
 
-The log-odds of class y are l = z_y - logsumexp_{j != y} z_j. A sum over all classes less the term of y would lose every
-digit of a confident row, so the sum is formed over the other classes alone, from their largest logit m:
+With r the sum over all classes but one largest,
 
-    m = max_{j != y} z_j        S = sum_{j != y} exp(z_j - m) >= 1        l = (z_y - m) - log S
+    m = max_j z_j        r = sum_j w_j - 1, w_j = exp(z_j - m)        logsumexp = m + log(1 + r)
+    p_c = w_c / (1 + r)        1 - p_c = ((1 - w_c) + r) / (1 + r)
 
-For all classes at once, r is the sum without one largest entry, so that logsumexp = m + log(1 + r):
-
-    m = max_j z_j               r = sum_j exp(z_j - m) - 1                1 - p_c = ((1 - w_c) + r) / (1 + r)
-
-with w_c = exp(z_c - m). Nothing is subtracted, and gaps beyond the exponent range neither overflow nor underflow.
-Derivatives, with q_j = exp(z_j - m) / S over j != y:
-
-    dl = dz_y - sum_{j != y} q_j dz_j        dq_j = q_j (dz_j - sum_k q_k dz_k)
-
-The rules below are `custom_jvp` rules made of the functions themselves, so that every order, direction and batching
-works. Statistics of a row have no class axis: on CPU, XLA takes twice as long over arrays that end in an axis of 1.
+Nothing is subtracted from a larger number, so a confident row keeps its digits. The rules are `custom_jvp` rules made
+of the functions themselves, so that every order, direction and batching works. Statistics of a row have no class axis:
+on CPU, XLA takes twice as long over arrays that end in an axis of 1.
 
 **One read.** Accelerators take as long as the bytes they move, so there the statistics come of one reduction, whose
-states are joined class by class: (m, S) and (m', S') with m >= m' make (m, S + S' exp(m' - m)), and (m, r) likewise
-(m, r + (1 + r') exp(m' - m)). XLA on CPU has fast loops for plain maxima and sums alone, and reads twice.
+states are joined class by class: (m, r) and (m', r') with m >= m' make (m, r + (1 + r') exp(m' - m)). So do sums of
+-log p: sum_c u_c (-log p_c) = A + T log(1 + r) with A = sum_c u_c (m - z_c) and T = sum_c u_c, and A, T and A', T' make
+A + A' + T' (m - m') and T + T'; all terms are >= 0. XLA on CPU has fast loops for plain maxima and sums alone.
 """
 
 from functools import partial
@@ -28,9 +21,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._core.classes import ClassAxis, entry, gathers
-from jaxloss._core.log_odds import Odds, ceiling, odds, odds_tangent
+from jaxloss._core.classes import ClassAxis
+from jaxloss._core.log_odds import Odds, ceiling, odds_tangent
 from jaxloss._core.platforms import on_platform
 
 
@@ -40,125 +34,15 @@ def scales(m: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array, jax.Ar
     return high, m >= other, jnp.where(low == -jnp.inf, 0, jnp.exp(low - high))
 
 
-class LabelRow(NamedTuple):
-    """What a row of logits says of its label; of a row without another class, best is -inf and rest 0."""
-
-    best: jax.Array  # m, the largest of the other logits
-    rest: jax.Array  # S
-    label: jax.Array  # z_y; unspecified but finite for an id outside
-
-
-def _join_label(a: tuple, b: tuple) -> tuple:
-    best, first, scale = scales(a[0], b[0])
-    return best, jnp.where(first, a[1], b[1]) + scale * jnp.where(first, b[1], a[1]), a[2] + b[2]
-
-
-_LABEL_START = (-jnp.inf, 0.0, 0.0)
-
-
-def label_row(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelRow:
-    """Not to be differentiated."""
-
-    def one_read(logits, ids):
-        is_label = classes.is_label(logits, ids)
-        others, label = jnp.where(is_label, -jnp.inf, logits), jnp.where(is_label, logits, 0)
-        return classes.fold((others, jnp.ones_like(others), label), _LABEL_START, _join_label)
-
-    def two_reads(logits, ids):
-        best = max_of_others(classes, logits, ids)
-        weights = _weights(classes, classes.without(logits, ids), best)
-        return best, jnp.sum(weights, classes.axis), entry(classes, logits, ids)
-
-    row = on_platform(logits, ids, cpu=two_reads, accelerator=one_read)
-    best, rest, label = classes.join(row, _LABEL_START, _join_label)
-    rest = jnp.where(best == -jnp.inf, 0, rest)
-    return LabelRow(best, jnp.where(best == jnp.inf, jnp.nan, rest), label)
-
-
-def _weights(classes: ClassAxis, logits: jax.Array, best: jax.Array) -> jax.Array:
+def weights_of(classes: ClassAxis, logits: jax.Array, best: jax.Array) -> jax.Array:
     """exp(z - m), 0 where z is -inf."""
     return jnp.exp(logits - classes.spread(jnp.where(best == -jnp.inf, 0, best)))
 
 
-def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
-    """The largest entry of each row of `x` but the one of class `ids`, of a shard: a form for CPU.
-
-    XLA on CPU reduces a plain array while it reads it, but stores a masked one first. So many classes are cut into
-    blocks that are reduced as they are, and only the one of the label is reduced again, masked.
-    """
-    axis, size = classes.axis, x.shape[classes.axis]
-    block = _block(size) if gathers(classes, x, ids) else None
-    if block is None:
-        return jnp.max(classes.without(x, ids), axis)
-    blocks = x.reshape(*x.shape[:axis], size // block, block, *x.shape[axis + 1 :])
-    index = jnp.clip(ids // block, 0, size // block - 1)
-    own = jnp.take_along_axis(blocks, jnp.expand_dims(index, (axis, axis + 1)), axis, mode="promise_in_bounds")
-    own = jnp.squeeze(own, axis)
-    own = classes.max(classes.without(own, ids - index * block))
-    every = jnp.max(blocks, axis + 1)
-    return classes.max(jnp.where(classes.is_label(every, index), classes.spread(own), every))
-
-
-def _block(size: int) -> int | None:
-    """Classes in a block of `max_of_others`, None for no blocks.
-
-    The number of blocks is a multiple of 64, so that up to 64 devices on an automatic mesh have whole ones: cut blocks
-    would be moved between devices.
-    """
-    if not isinstance(size, int) or size < 8192:
-        return None
-    return next((block for block in range(256, 127, -1) if size % (64 * block) == 0), None)
-
-
-class LabelOdds(NamedTuple):
-    odds: Odds
-    logsumexp: jax.Array
-    weights: jax.Array  # exp(z_j - m) at the classes other than the label, 0 there; of the shape of the logits
-    rest: jax.Array  # S, their sum; 1 where that is 0
-    leads: jax.Array  # 1 where no other logit is larger, else 0; without a derivative
-
-    def others(self, classes: ClassAxis) -> jax.Array:
-        """The softmax over the classes other than the label."""
-        return self.weights / classes.spread(self.rest)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def label_odds(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelOdds:
-    """Odds of class `ids` of each row, which `class_ids` made; NaN for an id outside, -1."""
-    best, rest, label = label_row(classes, logits, ids)
-    weights = _weights(classes, classes.without(logits, ids), best)
-    leads = jnp.where(ids >= 0, (label >= best).astype(label.dtype), jnp.nan)
-    best = jnp.where(best == -jnp.inf, 0, best)
-    alone = rest == 0  # no other class has a finite logit
-    divisor = jnp.where(alone, 1, rest)
-    gap = label - best
-    log_rest = jnp.where(alone, jnp.finfo(logits.dtype).min, jnp.log(divisor))
-    log_odds = jnp.where(ids >= 0, gap - log_rest, jnp.nan)
-    # Each branch adds terms of one sign to the largest logit.
-    truth = odds(log_odds)
-    logsumexp = jnp.where(alone | (gap >= 0), label + truth.nll, best + (log_rest + truth.nlc))
-    return LabelOdds(truth, logsumexp, weights, divisor, leads)
-
-
-@label_odds.defjvp
-def _label_odds_jvp(classes, primals, tangents):
-    # The shift m cancels in every use of the weights, so they and their sum may change as if it were a constant.
-    logits, ids = primals
-    tangent = tangents[0]
-    value = label_odds(classes, logits, ids)
-    at_label = classes.sum(jnp.where(classes.is_label(logits, ids), tangent, 0))
-    moved = value.weights * tangent
-    change = classes.sum(moved)
-    mean = change / value.rest
-    logsumexp = value.odds.p * at_label + value.odds.q * mean
-    moving = odds_tangent(value.odds, at_label - mean)
-    return value, LabelOdds(moving, logsumexp, moved, change, jnp.zeros_like(value.leads))
-
-
 class ClassRow(NamedTuple):
-    """What a row says of all its classes."""
+    """What a row says of all its classes; m and r are 0 where no logit is finite."""
 
-    best: jax.Array  # m; 0 where no logit is finite; a constant, for r carries the derivative
+    best: jax.Array  # m; a constant, for r carries the derivative
     rest: jax.Array  # r
 
     @property
@@ -166,44 +50,89 @@ class ClassRow(NamedTuple):
         return self.best + jnp.log1p(self.rest)
 
 
-def join_class(a: tuple, b: tuple) -> tuple:
-    best, first, scale = scales(a[0], b[0])
-    return best, jnp.where(first, a[1], b[1]) + (1 + jnp.where(first, b[1], a[1])) * scale
+class RowSums(NamedTuple):
+    """The row and, for each array of coefficients u, sums over its classes."""
 
-
-CLASS_START = (-jnp.inf, 0.0)
+    row: ClassRow
+    totals: tuple[jax.Array, ...]  # T
+    values: tuple[jax.Array, ...]  # sum_c u_c (-log p_c), with a finite `ceiling` of -log p
+    limits: tuple[jax.Array, ...]  # to be added: +inf where a class with a coefficient has p = 0, else 0
+    counts: tuple[jax.Array, ...]  # sums of other arrays, which are constants
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def class_row(classes: ClassAxis, logits: jax.Array) -> ClassRow:
-    def one_read(logits):
-        return classes.fold((logits, jnp.zeros_like(logits)), CLASS_START, join_class)
+def row_sums(classes: ClassAxis, logits: jax.Array, shares: tuple, counted: tuple) -> RowSums:
+    """Statistics of rows, of arrays u in `shares` and of arrays in `counted`, all of the shape of the logits."""
+    start = (-jnp.inf, *[0.0] * (1 + 2 * len(shares) + len(counted)))
 
-    row = on_platform(logits, cpu=partial(class_sums, classes), accelerator=one_read)
-    return finished(*classes.join(row, CLASS_START, join_class))
+    def join(a, b):
+        best, first, scale = scales(a[0], b[0])
+        gap = jnp.where(a[0] == b[0], 0, jnp.abs(a[0] - b[0]))
+        rest, lower_rest = jnp.where(first, a[1], b[1]), jnp.where(first, b[1], a[1])
+        state = [best, rest + (1 + lower_rest) * scale]
+        for k in range(2, 2 + 2 * len(shares), 2):
+            lower = jnp.where(first, b[k], a[k])
+            state += [a[k] + b[k], a[k + 1] + b[k + 1] + jnp.where(lower == 0, 0, lower * gap)]
+        return (*state, *map(jnp.add, a[len(state) :], b[len(state) :]))
 
+    def one_read(logits, shares, counted):
+        zero = jnp.zeros_like(logits)
+        moments = [x for share in shares for x in (share, zero)]
+        return classes.fold((logits, zero, *moments, *counted), start, join)
 
-def class_sums(classes: ClassAxis, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The state of all classes of a shard: a form for CPU, of plain sums."""
-    best = jnp.max(logits, classes.axis)
-    weights = _weights(classes, logits, best)
-    everything = jnp.sum(weights, classes.axis)
-    below = jnp.sum(jnp.where(logits == classes.spread(best), 0, weights), classes.axis)
-    # All but one largest: where that is less than 1, the largest is alone and `below` has every digit of it.
-    return best, jnp.where(everything < 2, below, everything - 1)
+    def plain_sums(logits, shares, counted):
+        best = jnp.max(logits, classes.axis)
+        weights = weights_of(classes, logits, best)
+        everything = jnp.sum(weights, classes.axis)
+        below = jnp.sum(jnp.where(logits == classes.spread(best), 0, weights), classes.axis)
+        # All but one largest: where that is less than 1, the largest is alone and `below` has every digit of it.
+        state = [best, jnp.where(everything < 2, below, everything - 1)]
+        height = classes.spread(jnp.where(best == -jnp.inf, 0, best)) - logits
+        for share in shares:
+            moment = jnp.sum(jnp.where(share == 0, 0, share * height), classes.axis)
+            state += [jnp.sum(share, classes.axis), moment]
+        return (*state, *(jnp.sum(x, classes.axis) for x in counted))
 
-
-def finished(best: jax.Array, rest: jax.Array) -> ClassRow:
-    """The row of the state of all its classes; without a finite logit r is 0, with one of +inf NaN."""
+    state = on_platform(logits, shares, counted, cpu=plain_sums, accelerator=one_read)
+    best, rest, *state = classes.join(state, start, join)
+    count = len(state) - len(counted)
+    totals, heights, counts = state[:count:2], state[1:count:2], state[count:]
     rest = jnp.where(best == -jnp.inf, 0, jnp.where(best == jnp.inf, jnp.nan, rest))
-    return ClassRow(jnp.where(best == -jnp.inf, 0, best), rest)
+    row = ClassRow(jnp.where(best == -jnp.inf, 0, best), rest)
+    values, limits = [], []
+    for total, height in zip(totals, heights, strict=True):
+        impossible = (height == jnp.inf) | ((best == -jnp.inf) & (total > 0))
+        values.append(jnp.where(impossible, ceiling(logits.dtype), height + total * jnp.log1p(rest)))
+        limits.append(jnp.where(impossible, jnp.inf, jnp.zeros_like(rest)))
+    return RowSums(row, tuple(totals), tuple(values), tuple(limits), tuple(counts))
 
 
-@class_row.defjvp
-def _class_row_jvp(classes, primals, tangents):
-    value = class_row(classes, *primals)
-    change = classes.sum(_weights(classes, primals[0], value.best) * tangents[0])
-    return value, ClassRow(jnp.zeros_like(value.best), change)
+def _row_sums_jvp(classes, primals, tangents):
+    # d sum_c u_c (-log p_c) = sum_j (p_j (T - u_j) - u_j (1 - p_j)) dz_j + sum_c (-log p_c) du_c
+    (logits, shares, _), (moved, changes, _) = primals, tangents
+    value = row_sums(classes, *primals)
+    truth = odds_in_row(classes, lax.stop_gradient(value.row), logits)
+
+    def summed(like, *products):
+        given = [classes.sum(x * tangent) for x, tangent in products if not isinstance(tangent, SymbolicZero)]
+        return sum(given, jnp.zeros_like(like))
+
+    values, totals = [], []
+    for share, change, total in zip(shares, changes, value.totals, strict=True):
+        gradient = truth.p * (classes.spread(total) - share) - share * truth.q
+        values.append(summed(total, (gradient, moved), (truth.nll, change)))
+        totals.append(summed(total, (1, change)))
+    best, rest = value.row
+    row = ClassRow(jnp.zeros_like(best), summed(rest, (truth.p * classes.spread(1 + rest), moved)))
+    constants = jax.tree.map(jnp.zeros_like, (value.limits, value.counts))
+    return value, RowSums(row, tuple(totals), tuple(values), *constants)
+
+
+row_sums.defjvp(_row_sums_jvp, symbolic_zeros=True)
+
+
+def class_row(classes: ClassAxis, logits: jax.Array) -> ClassRow:
+    return row_sums(classes, logits, (), ()).row
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -228,11 +157,13 @@ def _odds_in_row_jvp(classes, primals, tangents):
     # for -log p, whose cotangents are plain products; other cotangents are sums, which XLA may round differently where
     # it computes them twice, so a class that holds most of the probability gets a sum that leaves it out. The rule
     # accounts for the row as a function of the logits.
-    value, tangent = odds_in_row(classes, *primals), tangents[-1]
-    p, q = value.p, value.q
-    moved = p * tangent
-    change = odds_tangent(value, tangent - sum_of_others(classes, p, moved) * over(1, q))
-    return value, change._replace(nll=(classes.spread(classes.sum(moved)) - moved) - q * tangent)
+    (row, logits), tangent = primals, tangents[1]
+    value = odds_in_row(classes, row, logits)
+    moved, major = value.p * tangent, is_major(classes, row, logits)
+    sums = Sums(*map(classes.sum, _split(moved, major)))
+    change = odds_tangent(value, tangent - sums.of_others(classes, moved, major) * over(1, value.q))
+    total = classes.spread(sums.minor + sums.major)
+    return value, change._replace(nll=(total - moved) - value.q * tangent)
 
 
 class ClassOdds(NamedTuple):
@@ -246,17 +177,55 @@ def class_odds(classes: ClassAxis, logits: jax.Array) -> ClassOdds:
     return ClassOdds(odds_in_row(classes, row, logits), row.logsumexp)
 
 
-def sum_of_others(classes: ClassAxis, p: jax.Array, x: jax.Array) -> jax.Array:
-    """For each class the sum of `x` over the others."""
-    return others_of(classes, p, x, classes.sum(x), classes.sum(jnp.where(p > 0.5, 0, x)))
+class Sums(NamedTuple):
+    """A sum over the classes in two parts: over all but the one that holds most of the probability, and of that one.
 
-
-def others_of(classes: ClassAxis, p: jax.Array, x: jax.Array, total: jax.Array, minor: jax.Array) -> jax.Array:
-    """The same, given the sum of `x`, and that without a class of more than half of the probability.
-
-    What such a class holds would drown the others' digits in a total less it.
+    What such a class holds would drown the others' digits.
     """
-    return jnp.where(p > 0.5, classes.spread(minor), classes.spread(total) - x)
+
+    minor: jax.Array
+    major: jax.Array
+
+    def of_others(self, classes: ClassAxis, x: jax.Array, is_major: jax.Array) -> jax.Array:
+        """For each class the sum over the others; exactly 0 where all others are."""
+        total = classes.spread(self.minor + self.major)
+        return jnp.where(is_major, classes.spread(self.minor), total - x)
+
+
+def is_major(classes: ClassAxis, row: ClassRow, logits: jax.Array) -> jax.Array:
+    """Mask of a class that holds more than half of the probability."""
+    return (logits == classes.spread(row.best)) & classes.spread(row.rest < 1)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def split_sums(classes: ClassAxis, x: jax.Array, major: jax.Array) -> Sums:
+    def one_read(x, major):
+        # XLA on a GPU stores an array that two sums are made of, so the mask goes along with it.
+        return classes.fold((x, jnp.zeros_like(x), major.astype(x.dtype)), _SPLIT_START, _join_split)[:2]
+
+    def plain_sums(x, major):
+        return tuple(jnp.sum(part, classes.axis) for part in _split(x, major))
+
+    parts = on_platform(x, major, cpu=plain_sums, accelerator=one_read)
+    return Sums(*(part if classes.name is None else lax.psum(part, classes.name) for part in parts))
+
+
+@split_sums.defjvp
+def _split_sums_jvp(classes, primals, tangents):
+    return split_sums(classes, *primals), Sums(*map(classes.sum, _split(tangents[0], primals[1])))
+
+
+def _split(x: jax.Array, major: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.where(major, 0, x), jnp.where(major, x, 0)
+
+
+_SPLIT_START = (0.0, 0.0, 0.0)
+
+
+def _join_split(a: tuple, b: tuple) -> tuple:
+    """Of (minor, major, 0); the state of a class starts as (x, 0, whether it is major)."""
+    (minor, major), (other_minor, other_major) = (_split(x, flag > 0) for x, _, flag in (a, b))
+    return minor + other_minor, (a[1] + b[1]) + (major + other_major), jnp.zeros_like(a[2])
 
 
 def over(x, q: jax.Array) -> jax.Array:

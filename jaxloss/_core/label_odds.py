@@ -1,0 +1,135 @@
+"""The odds of a row's label id, from the other classes alone.
+
+The log-odds of class y are l = z_y - logsumexp_{j != y} z_j. A sum over all classes less the term of y would lose every
+digit of a confident row, so the sum is formed over the other classes, from their largest logit m:
+
+    m = max_{j != y} z_j        S = sum_{j != y} exp(z_j - m) >= 1        l = (z_y - m) - log S
+
+Nothing is subtracted, and gaps beyond the exponent range neither overflow nor underflow. Derivatives, with
+q_j = exp(z_j - m) / S over j != y:
+
+    dl = dz_y - sum_{j != y} q_j dz_j        dq_j = q_j (dz_j - sum_k q_k dz_k)
+
+On accelerators m, S and z_y come of one read of the logits; see `statistics.py`.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxloss._core.classes import ClassAxis, entry, gathers
+from jaxloss._core.log_odds import Odds, odds, odds_tangent
+from jaxloss._core.platforms import on_platform
+from jaxloss._core.statistics import scales, weights_of
+
+
+class LabelRow(NamedTuple):
+    """What a row of logits says of its label; of a row without another class, best is -inf and rest 0."""
+
+    best: jax.Array  # m, the largest of the other logits
+    rest: jax.Array  # S
+    label: jax.Array  # z_y; unspecified but finite for an id outside
+
+
+def _join_label(a: tuple, b: tuple) -> tuple:
+    best, first, scale = scales(a[0], b[0])
+    return best, jnp.where(first, a[1], b[1]) + scale * jnp.where(first, b[1], a[1]), a[2] + b[2]
+
+
+_LABEL_START = (-jnp.inf, 0.0, 0.0)
+
+
+def label_row(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelRow:
+    """Not to be differentiated."""
+
+    def one_read(logits, ids):
+        is_label = classes.is_label(logits, ids)
+        others, label = jnp.where(is_label, -jnp.inf, logits), jnp.where(is_label, logits, 0)
+        return classes.fold((others, jnp.ones_like(others), label), _LABEL_START, _join_label)
+
+    def two_reads(logits, ids):
+        best = max_of_others(classes, logits, ids)
+        weights = weights_of(classes, classes.without(logits, ids), best)
+        return best, jnp.sum(weights, classes.axis), entry(classes, logits, ids)
+
+    row = on_platform(logits, ids, cpu=two_reads, accelerator=one_read)
+    best, rest, label = classes.join(row, _LABEL_START, _join_label)
+    rest = jnp.where(best == -jnp.inf, 0, rest)
+    return LabelRow(best, jnp.where(best == jnp.inf, jnp.nan, rest), label)
+
+
+def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
+    """The largest entry of each row of `x` but the one of class `ids`, of a shard: a form for CPU.
+
+    XLA on CPU reduces a plain array while it reads it, but stores a masked one first. So many classes are cut into
+    blocks that are reduced as they are, and only the one of the label is reduced again, masked.
+    """
+    axis, size = classes.axis, x.shape[classes.axis]
+    block = _block(size) if gathers(classes, x, ids) else None
+    if block is None:
+        return jnp.max(classes.without(x, ids), axis)
+    blocks = x.reshape(*x.shape[:axis], size // block, block, *x.shape[axis + 1 :])
+    index = jnp.clip(ids // block, 0, size // block - 1)
+    own = jnp.take_along_axis(blocks, jnp.expand_dims(index, (axis, axis + 1)), axis, mode="promise_in_bounds")
+    own = jnp.squeeze(own, axis)
+    own = classes.max(classes.without(own, ids - index * block))
+    every = jnp.max(blocks, axis + 1)
+    return classes.max(jnp.where(classes.is_label(every, index), classes.spread(own), every))
+
+
+def _block(size: int) -> int | None:
+    """Classes in a block of `max_of_others`, None for no blocks.
+
+    The number of blocks is a multiple of 64, so that up to 64 devices on an automatic mesh have whole ones: cut blocks
+    would be moved between devices.
+    """
+    if not isinstance(size, int) or size < 8192:
+        return None
+    return next((block for block in range(256, 127, -1) if size % (64 * block) == 0), None)
+
+
+class LabelOdds(NamedTuple):
+    odds: Odds
+    logsumexp: jax.Array
+    weights: jax.Array  # exp(z_j - m) at the classes other than the label, 0 there; of the shape of the logits
+    rest: jax.Array  # S, their sum; 1 where that is 0
+    leads: jax.Array  # 1 where no other logit is larger, else 0; without a derivative
+
+    def others(self, classes: ClassAxis) -> jax.Array:
+        """The softmax over the classes other than the label."""
+        return self.weights / classes.spread(self.rest)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def label_odds(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelOdds:
+    """Odds of class `ids` of each row, which `class_ids` made; NaN for an id outside, -1."""
+    best, rest, label = label_row(classes, logits, ids)
+    weights = weights_of(classes, classes.without(logits, ids), best)
+    leads = jnp.where(ids >= 0, (label >= best).astype(label.dtype), jnp.nan)
+    best = jnp.where(best == -jnp.inf, 0, best)
+    alone = rest == 0  # no other class has a finite logit
+    divisor = jnp.where(alone, 1, rest)
+    gap = label - best
+    log_rest = jnp.where(alone, jnp.finfo(logits.dtype).min, jnp.log(divisor))
+    log_odds = jnp.where(ids >= 0, gap - log_rest, jnp.nan)
+    # Each branch adds terms of one sign to the largest logit.
+    truth = odds(log_odds)
+    logsumexp = jnp.where(alone | (gap >= 0), label + truth.nll, best + (log_rest + truth.nlc))
+    return LabelOdds(truth, logsumexp, weights, divisor, leads)
+
+
+@label_odds.defjvp
+def _label_odds_jvp(classes, primals, tangents):
+    # The shift m cancels in every use of the weights, so they and their sum may change as if it were a constant.
+    logits, ids = primals
+    tangent = tangents[0]
+    value = label_odds(classes, logits, ids)
+    at_label = classes.sum(jnp.where(classes.is_label(logits, ids), tangent, 0))
+    moved = value.weights * tangent
+    change = classes.sum(moved)
+    mean = change / value.rest
+    logsumexp = value.odds.p * at_label + value.odds.q * mean
+    moving = odds_tangent(value.odds, at_label - mean)
+    return value, LabelOdds(moving, logsumexp, moved, change, jnp.zeros_like(value.leads))
