@@ -9,6 +9,8 @@ import pytest
 import jaxloss
 from tests import accuracy, cases, oracle
 
+pytestmark = pytest.mark.usefixtures("form")
+
 dtypes = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 
 

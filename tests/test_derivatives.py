@@ -11,6 +11,8 @@ import pytest
 import jaxloss
 from tests import cases, oracle
 
+pytestmark = pytest.mark.usefixtures("form")
+
 
 def exact_row(case, logits, label, order=1, **options):
     u = oracle.shares(label, len(logits), weights=options.get("weights"), smoothing=options.get("smoothing", 0))

@@ -8,6 +8,8 @@ import pytest
 import jaxloss
 from tests import cases, jaxprs, oracle
 
+pytestmark = pytest.mark.usefixtures("form")
+
 INF_ROW = np.array([-np.inf, 0, 1, 2], np.float32)
 
 

@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 import jaxloss
 from tests import cases
 
+pytestmark = pytest.mark.usefixtures("form")
+
 ROWS, SIZE = 8, 12
 
 

@@ -10,6 +10,8 @@ import pytest
 import jaxloss
 from tests import cases, jaxprs
 
+pytestmark = pytest.mark.usefixtures("form")
+
 FORBIDDEN = {"scatter", "scatter-add", "scatter_add", "pure_callback", "io_callback", "debug_callback", "infeed"}
 
 

@@ -38,10 +38,9 @@ TAKEN = [(case, options) for case in cases.ALL for options in OPTIONS if not opt
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_blocks_of_many_classes(axis, rng, monkeypatch):
-    """One CPU device with 8192 classes or more; the tests have 8 devices otherwise."""
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    size, block = 33 * 256, 256
+def test_blocks_of_many_classes(axis, rng):
+    """On CPU, from 8192 classes on."""
+    size, block = 192 * 129, 129
     ids = np.array([0, block - 1, block, size - 1, 700, -1, size])
     z = rng.normal(size=(len(ids), size)) * 3
     z[:5][np.arange(5), ids[:5]] += 200  # the label is the largest,
@@ -51,9 +50,9 @@ def test_blocks_of_many_classes(axis, rng, monkeypatch):
     others = np.where(np.arange(size) == ids[:, None], -np.inf, z)
 
     def best(x):
-        return max_of_others(classes, x, jnp.asarray(ids), jnp.moveaxis(jnp.asarray(others), 1, axis))
+        return max_of_others(classes, x, jnp.asarray(ids))
 
-    assert "33,256" in str(jax.make_jaxpr(best)(x))
+    assert "192,129" in str(jax.make_jaxpr(best)(x))
     np.testing.assert_array_equal(best(x), others.max(1))
 
     run = jax.value_and_grad(

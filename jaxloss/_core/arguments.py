@@ -4,6 +4,7 @@ Shapes and dtypes are checked while the program is traced; what only the data ca
 `_core/checks.py`, which only `checkify.checkify` looks at.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -96,7 +97,7 @@ def softmax_rows(name, logits, labels, axis, where, axis_name=None, excluded=-np
     check_floating(name, argument, logits)
     axes = _class_axes(name, argument, logits, axis)
     batch = tuple(size for i, size in enumerate(logits.shape) if i not in axes)
-    size = int(np.prod([logits.shape[i] for i in axes]))
+    size = math.prod(logits.shape[i] for i in axes)
     if size == 0:
         raise ValueError(f"{name}: `{argument}` must have at least one class; got {describe(logits)} with axis={axis}.")
     if labels is not None:

@@ -1,0 +1,54 @@
+"""Programs that leave this process: exported for several platforms, lowered for another, of sizes not yet known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import jaxloss
+from tests import cases
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+kinds = pytest.mark.parametrize("kind", ["ids", "soft"])
+
+
+def step(case):
+    return jax.jit(lambda z, t: jax.value_and_grad(lambda z: jnp.sum(case.call(z, t)))(z))
+
+
+@cases.all_cases
+@kinds
+def test_one_program_for_every_platform(case, kind, rng):
+    z, t = cases.logits_for(case, rng), cases.labels_for(case, rng, kind)
+    exported = export.export(step(case), platforms=PLATFORMS)(z, t)
+    got = export.deserialize(exported.serialize()).call(z, t)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7), got, step(case)(z, t))
+
+
+@cases.parametrize([case for case in cases.ALL if case.loss is not jaxloss.pairwise_ranking_loss])
+@kinds
+def test_sizes_known_when_called(case, kind, rng):
+    """All but sparse and pairwise ranking losses, whose programs depend on the number of classes."""
+    rows, classes = export.symbolic_shape("rows, classes")
+    classes = 5 if case in cases.SPARSE else classes
+    z, t = cases.logits_for(case, rng), cases.labels_for(case, rng, kind)
+    shapes = [jax.ShapeDtypeStruct((rows, classes)[: x.ndim], x.dtype) for x in (z, t)]
+    exported = export.export(step(case))(*shapes)
+    for n in (1, 6):
+        got = exported.call(z[:n], t[:n])
+        expected = step(case)(z[:n], t[:n])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7), got, expected)
+
+
+@kinds
+def test_the_form_follows_the_platform_that_a_program_is_lowered_for(kind, rng):
+    """On a CPU host, too: one reduction with several results for TPU and GPU, none for wide rows on CPU."""
+    case, size = cases.SOFTMAX[0], 16384
+    z = jax.ShapeDtypeStruct((4, size), jnp.float32)
+    t = jax.ShapeDtypeStruct((4,), jnp.int32) if kind == "ids" else z
+    traced = step(case).trace(z, t)
+    for platform, folds in (("cpu", 0), ("cuda", 1), ("tpu", 1)):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        found = [line for line in text.splitlines() if "stablehlo.reduce(" in line and line.count("init:") > 1]
+        assert len(found) == folds, (platform, found)
