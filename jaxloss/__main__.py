@@ -71,16 +71,16 @@ def outcome(case: Case, kind: str, dtype: str, *size: int) -> Outcome:
     return Outcome(wide(z), t, *map(np.asarray, program(case)(z, labels)))
 
 
-def units(got: np.ndarray, exact: np.ndarray, scale: np.ndarray, absolute: bool = False) -> np.ndarray:
+def units(got: np.ndarray, exact: np.ndarray, scale: np.ndarray, absolute: bool = False, adds: bool = False):
     """Errors in units in the last place of `scale`; if absolute, in eps, or in the eps of an exact value above 1."""
     info = jnp.finfo(got.dtype)
     exponent = np.frexp(np.where((scale > 0) & (scale < np.inf), scale, 1))[1] - 1
     unit = np.maximum(np.abs(exact), 1) * float(info.eps) if absolute else np.ldexp(Wide(1), exponent - info.nmant)
     error = np.abs(wide(got) - exact)
-    # XLA flushes subnormal numbers: a result below 16 times the least normal number may be 0, and a term of a sum below
+    # XLA flushes subnormal numbers: a result below 16 times the least normal number may be 0; of a sum, a term below
     # the least normal number of the dtype of the computation may be left out.
     tiny, term = 16 * float(info.tiny), float(jnp.finfo(np.promote_types(got.dtype, np.float32)).tiny)
-    lost = ((scale < tiny) & (error < tiny)) | (error < term)
+    lost = ((scale < tiny) & (error < tiny)) | (adds & (error < term))
     forgiven = (wide(got) == exact) | lost | (scale == np.inf)
     return np.where(forgiven, 0, np.where(np.isnan(error), np.inf, error / unit))
 
@@ -97,7 +97,7 @@ def accuracy(case: Case, kind: str, dtype: str, *size: int) -> Iterator[dict]:
     values, gradients, scale = case.formula(found.z, found.t)
     bound = case.promise(found.z)
     value_units = units(found.values, values, np.abs(values), case.absolute).reshape(len(bound), -1).max(-1)
-    gradient_units = units(found.gradients, gradients, scale, case.absolute).max(-1)
+    gradient_units = units(found.gradients, gradients, scale, case.absolute, case.adds).max(-1)
     gradient_bound = rounded_once(bound, dtype)
     types = found.values.dtype == np.promote_types(found.gradients.dtype, np.float32) and found.gradients.dtype == dtype
     regimes = data(dtype, *size).regimes

@@ -219,6 +219,8 @@ class Case:
     """Whether 0 is the other side: a constant added to a row changes the loss."""
     absolute: bool = False
     """Whether errors are absolute, since the gradient has exact zeros."""
+    adds: bool = False
+    """Whether a gradient entry adds up terms of every size, of which XLA flushes those that are subnormal."""
     link: Callable[[np.ndarray], np.ndarray] | None = None
     """From logits to what the loss takes, if that is something else."""
     projects: bool = False
@@ -274,7 +276,7 @@ PROJECTIONS = [
     Case("entmax15", partial(projection, 1.5), ("soft",), absolute=True, projects=True),
 ]
 RANKING = [
-    Case("pairwise_ranking_loss", partial(pairs, "logistic"), MULTI_HOT, {"surrogate": "logistic"}),
+    Case("pairwise_ranking_loss", partial(pairs, "logistic"), MULTI_HOT, {"surrogate": "logistic"}, adds=True),
     Case("pairwise_ranking_loss", partial(pairs, "hinge"), MULTI_HOT, {"surrogate": "hinge"}),
     Case("log_sum_exp_pairwise_loss", partial(pairs, "lsep"), MULTI_HOT),
     Case("zlpr_loss", zlpr, MULTI_HOT, zero=True),
