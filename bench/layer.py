@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
 
 from bench.measure import FLOOR, Case, Program
 from bench.offer import LABELS, Offer
@@ -44,8 +45,8 @@ class Layer:
     def operands(self) -> list[jax.Array]:
         """x and w, and a tangent of w for a jvp: another array of the same numbers, so that no work is shared."""
         rng = np.random.default_rng(0)
-        x = rng.normal(size=(self.rows, self.width))
-        w = rng.normal(size=(self.width, self.classes)) / (self.width**0.5 if self.head else 1)
+        x = rng.standard_normal((self.rows, self.width), np.float32)
+        w = rng.standard_normal((self.width, self.classes), np.float32) / (self.width**0.5 if self.head else 1)
         arrays = [(x, P()), (w, P(None, "classes")), (w, P(None, "classes"))]
         return [self._place(jnp.asarray(a, self.dtype), spec) for a, spec in arrays[: 3 if self.mode == "jvp" else 2]]
 
@@ -107,13 +108,13 @@ def case(question: str, layer: Layer, losses: list[str], scale: str, only: tuple
 
 def programs(layer: Layer, losses: list[str], scale: str, only: tuple[str, ...] = ()) -> list[Program]:
     labels = {loss: layer.labels(LABELS[loss]) for loss in losses}
-    result = [_jax_program(layer, FLOOR, "exp" if not layer.head else "products", _floor(layer), labels[losses[0]])]
+    result = _jax_program(layer, FLOOR, "exp" if not layer.head else "products", _floor(layer), labels[losses[0]])
     for loss, provider, offer in offers(losses, scale, only):
         if offer.heads_only and not layer.head:
             continue
         if offer.framework == "jax":
             step = _jax_step(layer, offer.losses[loss], offer.whole)
-            result.append(_jax_program(layer, loss, provider, step, labels[loss]))
+            result += _jax_program(layer, loss, provider, step, labels[loss])
         elif layer.mode != "jvp":
             call = _torch_call(layer, offer, loss, labels[loss])
             result.append(Program(loss, provider, call, label_bytes=_bytes(labels[loss])))
@@ -124,10 +125,18 @@ def _bytes(labels: Any) -> int:
     return sum(a.nbytes for a in jax.tree.leaves(labels))
 
 
-def _jax_program(layer: Layer, loss: str, provider: str, step: Callable, labels: Any) -> Program:
+def _jax_program(layer: Layer, loss: str, provider: str, step: Callable, labels: Any) -> list[Program]:
+    """The program, or none and a line where the device has not the memory for it."""
     arguments = (labels, *layer.operands)
-    compiled = jax.jit(step).lower(*arguments).compile()
-    return Program(loss, provider, partial(compiled, *arguments), compiled, _bytes(labels))
+    try:
+        compiled = jax.jit(step).lower(*arguments).compile()
+        jax.block_until_ready(compiled(*arguments))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        tqdm.write(f"skipped: {provider}, {loss} of [{layer.rows}, {layer.classes}] (out of memory)")
+        return []
+    return [Program(loss, provider, partial(compiled, *arguments), compiled, _bytes(labels))]
 
 
 def _jax_step(layer: Layer, loss: Callable, whole: bool) -> Callable:

@@ -1,20 +1,32 @@
 """What does the last layer of a language model cost, with its logits and without, against its matrix products alone?
 
-Value and gradients by hidden states and kernel, which every provider writes.
+Value and gradients by hidden states and kernel, which every provider writes. On accelerators, `--full` takes the layers
+of models of today, and leaves out those whose logits do not fit.
 """
 
 from collections.abc import Iterator
+
+import jax
 
 from bench.layer import Layer, case
 from bench.measure import Case
 
 QUICK = [(1024, 256, 32000)]
 FULL = [(4096, 512, 32000)]
+MODELS = [(32768, 4096, 128256), (32768, 2048, 262144)]
+"""Rows, width and classes: the layer of an 8B model with 128 k tokens, and of a small one with 256 k."""
+HEADS = ("jaxloss linear_loss", "tokamax", "Liger fused linear")
+WITH_LOGITS = ("jaxloss", "optax", "plain JAX")
+LARGEST = 24e9
+"""Bytes of float32 logits: with their gradient and a temporary of that size they are in 80 GB."""
 
 
 def cases(scale: str) -> Iterator[Case]:
     full = scale == "full"
-    for rows, width, classes in FULL if full else QUICK:
-        for dtype in ("float32", "bfloat16"):
+    models = full and jax.devices()[0].platform != "cpu"
+    for rows, width, classes in MODELS if models else FULL if full else QUICK:
+        for dtype in ("bfloat16",) if models else ("float32", "bfloat16"):
             layer = Layer(rows, width, classes, dtype, head=True)
-            yield case("linear", layer, ["cross-entropy"], scale, seconds=30 if full else 4)
+            fits = 4 * rows * classes <= LARGEST
+            only = HEADS + (WITH_LOGITS if fits else ()) if models else ()
+            yield case("linear", layer, ["cross-entropy"], scale, only, seconds=10 if models else 30 if full else 4)

@@ -1,8 +1,15 @@
 """The benchmark: its path from case to table, JSON and plots; what it refuses and what it skips; its arithmetic."""
 
 import json
+import os
+import shutil
+import subprocess
+import tarfile
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -132,6 +139,73 @@ def test_what_was_measured_before_a_refusal_is_kept(tmp_path, monkeypatch):
         run(tmp_path, "--only", "dense")
     [found] = tmp_path.glob("dense-quick-*.json")
     assert {row["loss"] for row in json.loads(found.read_text())["rows"]} == {FLOOR, "cross-entropy"}
+
+
+def test_the_layers_of_models_on_accelerators(monkeypatch, capsys):
+    monkeypatch.setattr(linear, "FULL", [(8, 4, 16)])
+    monkeypatch.setattr(linear, "MODELS", [(8, 4, 32), (8, 4, 64)])
+    monkeypatch.setattr(linear, "LARGEST", 4 * 8 * 32)
+    assert [(case.classes, case.dtype) for case in linear.cases("full")] == [(16, "float32"), (16, "bfloat16")]
+    with monkeypatch.context() as gpu:
+        gpu.setattr(jax, "devices", lambda: [SimpleNamespace(platform="gpu")])
+        assert [case.classes for case in linear.cases("quick")] == [16, 16]
+        cases = list(linear.cases("full"))
+    assert [(case.classes, case.dtype) for case in cases] == [(32, "bfloat16"), (64, "bfloat16")]
+    monkeypatch.setitem(peers.PROVIDERS, "tokamax", absent)
+    monkeypatch.setitem(peers.PROVIDERS, "Liger fused linear", absent)
+    fits, too_large = ({row["provider"] for row in case.measure()} for case in cases)
+    assert fits == {"products", "jaxloss linear_loss", "jaxloss", "optax", "plain JAX"}
+    assert too_large == {"products", "jaxloss linear_loss"}
+
+
+def out_of_memory(z, ids):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte.")
+
+
+def broken(z, ids):
+    raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def test_what_does_not_fit_is_skipped_with_a_line(monkeypatch, capsys):
+    monkeypatch.setitem(peers.PROVIDERS, "Large", lambda: Offer({"cross-entropy": out_of_memory}))
+    case = layer.case("dense", layer.Layer(8, 8, 4), ["cross-entropy"], "quick", ("optax", "Large"))
+    assert [row["provider"] for row in case.measure()] == ["exp", "optax"]
+    assert "skipped: Large, cross-entropy of [8, 4] (out of memory)" in capsys.readouterr().out
+    monkeypatch.setitem(peers.PROVIDERS, "Broken", lambda: Offer({"cross-entropy": broken}))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        layer.case("dense", layer.Layer(8, 8, 4), ["cross-entropy"], "quick", ("optax", "Broken")).measure()
+
+
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+    *" pip "* | --version) ;;
+    "-c "*) echo gpu ;;
+    *jaxloss*) echo all is well; echo ;;
+    *dense*) echo "$*"; exit 3 ;;
+    *linear*) sleep 60 ;;
+    *pytest*) echo 5 passed ;;
+esac
+"""
+
+
+@pytest.mark.skipif(not (shutil.which("bash") and shutil.which("timeout")), reason="needs bash and timeout")
+def test_parts_on_a_lent_device_that_fail_or_take_too_long(tmp_path):
+    fake, out = tmp_path / "python", tmp_path / "results"
+    fake.write_text(FAKE_PYTHON)
+    fake.chmod(0o755)
+    settings = {"PYTHON": str(fake), "PARTS": "check:9 dense:9 linear:1 tests:9"}
+    script = ["bash", str(Path(__file__).parent.parent / "bench" / "device.sh"), str(out)]
+    done = subprocess.run(script, capture_output=True, text=True, env={**os.environ, **settings}, timeout=50)
+    assert done.returncode == 1, done.stderr
+    summary = [line.split() for line in (out / "summary.txt").read_text().splitlines()]
+    assert [" ".join(line) for line in summary] == [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert [line[0] for line in summary[1:]] == ["check", "dense", "linear", "tests"]
+    assert [line[1] for line in summary[1:]] == ["ok", "failed", "timed", "ok"]
+    assert summary[1][-3:] == ["all", "is", "well"]
+    assert summary[4][-2:] == ["5", "passed"]
+    assert f"-m bench --only dense --device gpu --out {out}" in (out / "dense.log").read_text()
+    with tarfile.open(out.with_suffix(".tar.gz")) as archive:
+        assert {"results/summary.txt", "results/environment.txt", "results/tests.log"} <= set(archive.getnames())
 
 
 def test_a_device_that_is_not_there(capsys):
