@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ REGISTRY = {
 }
 """Every loss on logits, and those options that choose another formula."""
 ROWS_ONLY = ("softmax_kl_divergence",)
-OF_ENTRIES = {
+OFFERED = {
     ("softmax_cross_entropy", "ids"): "cross-entropy",
     ("softmax_cross_entropy", "rows"): "cross-entropy, one-hot",
     ("softmax_focal_loss", "ids"): "focal",
@@ -74,6 +75,12 @@ OF_ENTRIES = {
     ("sigmoid_focal_loss", "rows"): "sigmoid focal",
     ("multiclass_sparsemax_loss", "ids"): "sparsemax",
     ("entmax_loss", "ids"): "entmax15",
+    ("poly_loss_cross_entropy", "rows"): "poly",
+    ("generalized_cross_entropy", "ids"): "generalized",
+    ("softmax_kl_divergence", "rows"): "KL divergence",
+    ("asymmetric_loss", "rows"): "asymmetric",
+    ("sparsemax_loss", "rows"): "binary sparsemax",
+    ("zlpr_loss", "rows"): "zlpr",
 }
 """Losses of the registry that other providers offer, under the names of the questions."""
 
@@ -166,61 +173,71 @@ def _offered(question: str, losses: list[str], shape: tuple, dtype: str, mode: s
 
 
 def _dense(scale: str) -> Iterator[Entry]:
+    full = scale == "full"
     for dtype in ("bfloat16", "float32"):
         for shape in DENSE[scale]:
-            yield from _offered("dense", ALL, shape, dtype, "gradient", scale)
-            yield from _offered("dense", MAIN, shape, dtype, "forward", scale)
-            if scale == "full" or shape == LARGE:
-                yield from _offered("dense", MAIN, shape, dtype, "jvp", scale)
+            main = (dtype, shape) == ("bfloat16", LARGE)
+            yield from _offered("dense", ALL if full or main else MAIN, shape, dtype, "gradient", scale)
+            for mode in ("forward", "jvp") if full or main else ():
+                yield from _offered("dense", MAIN, shape, dtype, mode, scale)
 
 
 def _sigmoid(scale: str) -> Iterator[Entry]:
-    for dtype in ("bfloat16", "float32"):
-        for mode in ("gradient", "forward", "jvp") if scale == "full" else ("gradient",):
-            yield from _offered("sigmoid", SIGMOID, ELEMENTS, dtype, mode, scale)
+    for dtype, mode in product(*_every(scale)):
+        yield from _offered("sigmoid", SIGMOID, ELEMENTS, dtype, mode, scale)
 
 
 def _sparse(scale: str) -> Iterator[Entry]:
-    for dtype in ("bfloat16", "float32") if scale == "full" else ("bfloat16",):
-        for mode in ("gradient", "forward") if scale == "full" else ("gradient",):
-            yield from _offered("sparse", SPARSE, SMALL, dtype, mode, scale)
+    for dtype, mode in product(("float32", "bfloat16") if scale == "full" else ("float32",), _every(scale)[1]):
+        yield from _offered("sparse", SPARSE, SMALL, dtype, mode, scale)
 
 
 def _linear(scale: str) -> Iterator[Entry]:
     """Last layers; their limit are hidden states, kernel and both gradients, without any logits."""
     loss, providers = "cross-entropy", (*PROVIDERS, "jaxloss linear_loss", "tokamax")
-    for dtype in ("bfloat16", "float32") if scale == "full" else ("bfloat16",):
-        for rows, width, classes in HEADS[scale]:
-            layer = Layer(rows, width, classes, dtype, head=True)
-            given = (_labels("ids", rows, classes, dtype), _like(rows, width, dtype), _like(width, classes, dtype))
-            shape = f"[{rows}, {width}] @ [{width}, {classes}]"
-            common = ("linear", loss, shape, rows, classes, dtype, "gradient")
-            limit = 2 * _bytes(given)
-            yield Entry("linear", FLOOR, *common[2:], "products", floor(layer), given, limit)
-            for _, provider, offer in offers([loss], scale, providers):
-                yield Entry(*common, provider, jax_step(layer, offer.losses[loss], offer.whole), given, limit)
+    for dtype, (rows, width, classes) in product(_every(scale)[0], HEADS[scale]):
+        layer = Layer(rows, width, classes, dtype, head=True)
+        given = (_labels("ids", rows, classes, dtype), _like(rows, width, dtype), _like(width, classes, dtype))
+        shape = f"[{rows}, {width}] @ [{width}, {classes}]"
+        limit = 2 * _bytes(given)
+
+        def entry(loss, provider, function, common=(shape, rows, classes, dtype, "gradient"), rest=(given, limit)):
+            return Entry("linear", loss, *common, provider, function, *rest)
+
+        yield entry(FLOOR, "products", floor(layer))
+        for _, provider, offer in offers([loss], scale, providers):
+            yield entry(loss, provider, jax_step(layer, offer.losses[loss], offer.whole))
 
 
 def _sharded(scale: str) -> Iterator[Entry]:
     """Classes over devices of an automatic mesh, labels on each."""
     rows, classes = 8192, 131072
-    for loss, provider, offer in offers(MAIN, scale, PROVIDERS):
+    for loss, provider, offer in offers(MAIN if scale == "full" else MAIN[:1], scale, PROVIDERS):
         one = _entry("sharded", loss, (rows, classes), "bfloat16", "gradient", provider, offer.losses[loss], "ids")
-        yield Entry(**{**vars(one), "shape": f"[{rows}, {classes} / {DEVICES}]", "specs": (P(None, "classes"), P())})
+        yield replace(one, shape=f"[{rows}, {classes} / {DEVICES}]", specs=(P(None, "classes"), P()))
 
 
 def _losses(scale: str) -> Iterator[Entry]:
-    theirs = {(loss, p): o.losses[loss] for loss, p, o in offers(list(OF_ENTRIES.values()), scale, PROVIDERS[1:])}
+    """All losses with all labels; in quick, those that no question has."""
     full = scale == "full"
-    for dtype in ("bfloat16", "float32") if full else ("bfloat16",):
-        for mode in ("gradient", "forward", "jvp") if full else ("gradient", "forward"):
-            for name, loss in REGISTRY.items():
-                for kind in ("ids", "rows")[name in ROWS_ONLY :]:
-                    entry = partial(_entry, "losses", f"{name}, {kind}", SMALL, dtype, mode)
-                    yield entry("jaxloss", loss, kind)
-                    for provider in PROVIDERS[1:]:
-                        if other := theirs.get((OF_ENTRIES.get((name, kind)), provider)):
-                            yield entry(provider, other, kind)
+    theirs = {(loss, p): o.losses[loss] for loss, p, o in offers(list(OFFERED.values()), scale, PROVIDERS[1:])}
+    for (dtype, mode), (name, loss) in product(product(*_every(scale)), REGISTRY.items()):
+        for kind in ("ids", "rows")[name in ROWS_ONLY :]:
+            other_name = OFFERED.get((name, kind))
+            if not full and other_name in (*ALL, *SIGMOID, *SPARSE):
+                continue
+            entry = partial(_entry, "losses", f"{name}, {kind}", SMALL, dtype, mode)
+            yield entry("jaxloss", loss, kind)
+            for provider in PROVIDERS[1:]:
+                if other := theirs.get((other_name, provider)):
+                    yield entry(provider, other, kind)
+
+
+def _every(scale: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Dtypes and modes."""
+    if scale == "full":
+        return ("bfloat16", "float32"), ("gradient", "forward", "jvp")
+    return ("bfloat16",), ("gradient",)
 
 
 def entries(scale: str, only: str | None = None) -> Iterator[Entry]:
