@@ -122,7 +122,10 @@ def draw_compiled(path: Path, rows: list[dict]) -> None:
     shown = [row for row in shown if first[row["question"], row["loss"]] == (row["shape"], row["dtype"])]
     if not shown:
         return
-    names = [f"{loss}, {shape.replace(' ', '')} {dtype}" for (_, loss), (shape, dtype) in first.items()]
+    names = [
+        f"{loss}, {shape.replace(' ', '')}{'' if dtype == 'bfloat16' else f' {dtype}'}"
+        for (_, loss), (shape, dtype) in first.items()
+    ]
     places = {key: len(first) - 1 - number for number, key in enumerate(first)}
     targets = list(dict.fromkeys(row["target"] for row in shown))
     figure, axes = _figure(len(targets), 1, 4 if len(targets) > 1 else 7, 0.2 * len(first) + 0.8)
@@ -132,9 +135,13 @@ def draw_compiled(path: Path, rows: list[dict]) -> None:
         axis.vlines(
             limits.values(), [y - 0.45 for y in limits], [y + 0.45 for y in limits], color="black", label="limit"
         )
-        for provider in reversed(dict.fromkeys(row["provider"] for row in own)):  # the first on top
-            points = [(r["bytes"], places[r["question"], r["loss"]]) for r in own if r["provider"] == provider]
-            axis.plot(*zip(*points, strict=True), label=provider, **_style(provider) | {"linestyle": "", "alpha": 0.8})
+        providers = list(dict.fromkeys(row["provider"] for row in own))
+        for number, provider in enumerate(providers):  # one below the other, since many are equal
+            below = 0.28 * (number - (len(providers) - 1) / 2)
+            points = [(r["bytes"], places[r["question"], r["loss"]] - below) for r in own if r["provider"] == provider]
+            axis.plot(
+                *zip(*points, strict=True), label=provider, **_style(provider) | {"linestyle": "", "markersize": 4}
+            )
         axis.set(xscale="log", xlabel="bytes moved / bytes of the logits", ylim=(-0.7, len(first) - 0.3))
         axis.set_title(target, fontsize=10)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -143,4 +150,4 @@ def draw_compiled(path: Path, rows: list[dict]) -> None:
         axis.tick_params(axis="x", labelrotation=90)
         axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(first)), names[::-1], fontsize=7)
-    _finish(figure, axes, "Value and gradient, compiled and not run: bytes moved", path)
+    _finish(figure, axes, "Bytes moved by value and gradient, compiled and not run; bfloat16 unless said", path)
