@@ -1,7 +1,7 @@
 """Times losses of classification against other libraries and against what the machine allows.
 
 `python -m bench [--quick | --full] [--only NAME] [--device cpu|gpu|tpu] [--out DIR]` ends with a table, a JSON file
-with every sample, and plots.
+with every sample, and plots. With `--target NAME` programs are compiled for a TPU or GPU that is not here, and not run.
 """
 
 import argparse
@@ -14,10 +14,12 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-from bench import limits, memory, report
+from bench import compiled_report, limits, memory, report
 from bench.measure import add_ratios
+from bench.targets import TARGETS, MissingError
 
 QUESTIONS = ["dense", "sigmoid", "linear", "sparse", "sharded", "train_step", "compile_time"]
+COMPILED = ["dense", "sigmoid", "linear", "sparse", "sharded", "losses"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,12 +27,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--quick", action="store_true", help="under two minutes on two CPU cores (the default)")
     scale.add_argument("--full", action="store_true", help="every shape, dtype and mode, and sweeps: half an hour")
-    parser.add_argument("--only", choices=QUESTIONS, help="one question")
+    parser.add_argument("--only", choices=dict.fromkeys([*QUESTIONS, *COMPILED]), help="one question")
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="kind of device; JAX chooses if not given")
+    parser.add_argument(
+        "--target", choices=[*TARGETS, "all"], help="compile for a device that is not here; nothing runs"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder of the results (%(default)s)")
     parser.add_argument("--page-faults", action="store_true", help="leave the allocator as it is: see bench/memory.py")
     arguments = parser.parse_args(argv)
     scale = "full" if arguments.full else "quick"
+
+    if arguments.only and arguments.only not in (COMPILED if arguments.target else QUESTIONS):
+        parser.error(f"{arguments.only} is {'timed' if arguments.target else 'compiled'} alone")
+    if arguments.target:
+        try:
+            print(compiled_report.run(arguments.target, scale, arguments.only, arguments.out))
+        except MissingError as missing:
+            parser.exit(1, f"{missing}\n")
+        return
 
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX takes most of a GPU from torch
     if not arguments.page_faults:

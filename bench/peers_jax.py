@@ -9,7 +9,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bench.offer import ALPHA, GAMMA, SMOOTHING, Z_LOSS, AbsentError, Offer
+from bench.offer import (
+    ALPHA,
+    CLIP,
+    EPSILON,
+    GAMMA,
+    GAMMA_NEGATIVE,
+    POWER,
+    SMOOTHING,
+    Z_LOSS,
+    AbsentError,
+    Offer,
+)
 
 
 def _one_hot(loss: Callable) -> Callable:
@@ -66,6 +77,11 @@ def optax_offer() -> Offer:
             "sigmoid cross-entropy": losses.sigmoid_binary_cross_entropy,
             "sigmoid focal": lambda z, t: losses.sigmoid_focal_loss(z, t, alpha=ALPHA, gamma=GAMMA),
             "sparsemax": losses.multiclass_sparsemax_loss,
+            "poly": lambda z, t: losses.poly_loss_cross_entropy(z, t, epsilon=EPSILON),
+            "KL divergence": lambda z, t: losses.kl_divergence_with_log_targets(
+                jax.nn.log_softmax(z), jax.nn.log_softmax(t)
+            ),
+            "binary sparsemax": losses.sparsemax_loss,
         }
     )
 
@@ -97,6 +113,24 @@ def plain_offer() -> Offer:
         p_t = t * p + (1 - t) * (1 - p)
         return (t * ALPHA + (1 - t) * (1 - ALPHA)) * (1 - p_t) ** GAMMA * sigmoid(z, t)
 
+    def poly(z, t):
+        return distribution(z, t) + EPSILON * jnp.sum(t * (1 - jax.nn.softmax(z)), axis=-1)
+
+    def generalized(z, ids):
+        return (1 - jnp.exp(-POWER * cross_entropy(z, ids))) / POWER
+
+    def divergence(z, t):
+        log_t = jax.nn.log_softmax(t)
+        return jnp.sum(jnp.exp(log_t) * (log_t - jax.nn.log_softmax(z)), axis=-1)
+
+    def asymmetric(z, t):
+        clipped = jnp.maximum(jax.nn.sigmoid(z) - CLIP, 0)
+        return -t * jax.nn.log_sigmoid(z) - (1 - t) * clipped**GAMMA_NEGATIVE * jnp.log1p(-clipped)
+
+    def zlpr(z, t):
+        both = [jnp.where(t == 1, -jnp.inf, z), jnp.where(t == 1, -z, -jnp.inf)]
+        return sum(jax.nn.softplus(jax.nn.logsumexp(a, axis=-1)) for a in both)
+
     def sorted_projection(n):
         """Loss of sparsemax (n = 1) or 1.5-entmax (n = 2); the gradient p - y comes of holding p constant."""
 
@@ -125,6 +159,11 @@ def plain_offer() -> Offer:
             "sigmoid focal": sigmoid_focal,
             "sparsemax": sorted_projection(1),
             "entmax15": sorted_projection(2),
+            "poly": poly,
+            "generalized": generalized,
+            "KL divergence": divergence,
+            "asymmetric": asymmetric,
+            "zlpr": zlpr,
         }
     )
 

@@ -110,3 +110,44 @@ def _style(provider: str) -> dict:
 
 def _label(provider: str) -> str:
     return provider if provider in COLOURS else "floor"
+
+
+def draw_compiled(path: Path, rows: list[dict]) -> None:
+    """A panel for each target, a line for each loss: the bytes of value and gradient by provider, beside the limit."""
+    questions = ("dense", "sigmoid", "sparse", "losses")
+    shown = [row for row in rows if row["question"] in questions and row["mode"] == "gradient" and "bytes" in row]
+    first = {}  # of each loss, its first shape and dtype
+    for row in shown:
+        first.setdefault((row["question"], row["loss"]), (row["shape"], row["dtype"]))
+    shown = [row for row in shown if first[row["question"], row["loss"]] == (row["shape"], row["dtype"])]
+    if not shown:
+        return
+    names = [
+        f"{loss}, {shape.replace(' ', '')}{'' if dtype == 'bfloat16' else f' {dtype}'}"
+        for (_, loss), (shape, dtype) in first.items()
+    ]
+    places = {key: len(first) - 1 - number for number, key in enumerate(first)}
+    targets = list(dict.fromkeys(row["target"] for row in shown))
+    figure, axes = _figure(len(targets), 1, 4 if len(targets) > 1 else 7, 0.2 * len(first) + 0.8)
+    for axis, target in zip(axes, targets, strict=True):
+        own = [row for row in shown if row["target"] == target]
+        limits = {places[row["question"], row["loss"]]: row["limit"] for row in own}
+        axis.vlines(
+            limits.values(), [y - 0.45 for y in limits], [y + 0.45 for y in limits], color="black", label="limit"
+        )
+        providers = list(dict.fromkeys(row["provider"] for row in own))
+        for number, provider in enumerate(providers):  # one below the other, since many are equal
+            below = 0.28 * (number - (len(providers) - 1) / 2)
+            points = [(r["bytes"], places[r["question"], r["loss"]] - below) for r in own if r["provider"] == provider]
+            axis.plot(
+                *zip(*points, strict=True), label=provider, **_style(provider) | {"linestyle": "", "markersize": 4}
+            )
+        axis.set(xscale="log", xlabel="bytes moved / bytes of the logits", ylim=(-0.7, len(first) - 0.3))
+        axis.set_title(target, fontsize=10)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.tick_params(axis="x", labelrotation=90)
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks(range(len(first)), names[::-1], fontsize=7)
+    _finish(figure, axes, "Bytes moved by value and gradient, compiled and not run; bfloat16 unless said", path)

@@ -31,6 +31,7 @@ COLUMNS = {
     "temporary_mb": "MB",
 }
 PACKAGES = ["jax", "jaxlib", "numpy", "optax", "torch", "triton", "entmax", "keras", "tokamax", "liger-kernel"]
+PACKAGES += ["libtpu", "jax-cuda13-plugin", "nvidia-cuda-nvcc"]
 NOTE = "Times in ms. Ratios are of medians; limit: time of the bytes and products alone; MB: XLA's temporary memory."
 
 
@@ -49,11 +50,15 @@ def write(stem: Path, rows: list[dict], rates: dict, seconds: float) -> str:
         NOTE,
     ]
     text = "\n\n".join(["\n".join(f"- {line}" for line in "\n".join(lines).splitlines()), table(rows)]) + "\n"
+    save(stem, result, text)
+    plots.draw(stem, rows)
+    return text
+
+
+def save(stem: Path, result: dict, text: str) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_name(stem.name + ".json").write_text(_json(result) + "\n")
     stem.with_name(stem.name + ".md").write_text(text)
-    plots.draw(stem, rows)
-    return text
 
 
 def _json(result: dict) -> str:
@@ -65,13 +70,16 @@ def _json(result: dict) -> str:
 
 def environment() -> dict:
     device = jax.devices()[0]
+    kind = {"device": device.device_kind, "platform": device.platform, "pages_kept": memory.kept}
+    return {**host(), **kind}
+
+
+def host() -> dict:
+    """What is known without starting JAX."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device.device_kind,
-        "platform": device.platform,
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "pages_kept": memory.kept,
         "python": platform.python_version(),
         "packages": {"jaxloss": jaxloss.__version__} | {name: n for name in PACKAGES if (n := _version(name))},
     }
@@ -91,9 +99,9 @@ def _version(name: str) -> str | None:
         return None
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict], columns: dict[str, str] = COLUMNS) -> str:
     """Rows as Markdown, in columns of one width."""
-    lines = [list(COLUMNS.values()), *([_cell(row[name]) for name in COLUMNS] for row in rows)]
+    lines = [list(columns.values()), *([_cell(row[name]) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
