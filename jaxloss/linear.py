@@ -14,15 +14,13 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import check_floating, check_where
-from jaxloss._core.chunks import Split, Tree, split, varying_any
-from jaxloss._core.linear import Operands, layer_of, row_results, row_sum
+from jaxloss._core.chunks import Splits, splits
+from jaxloss._core.linear import Layer, Operands, layer_of, row_results, row_sum
 from jaxloss._core.linear_arguments import check_results, checked_layer, checked_rows, hashable
 from jaxloss._core.meshes import Layout, P, Spec, layout
 from jaxloss._core.options import AxisName, describe
+from jaxloss._core.varying import Tree, varying_any
 from jaxloss.reduction import LossSum
-
-CHUNK_BYTES = {"cpu": (16 * 2**20, 112 * 2**20)}
-"""Of the logits of a chunk at least and at the most, by platform; 1 GiB on others. docs/linear.md says how chosen."""
 
 
 def linear_loss(
@@ -119,7 +117,8 @@ def linear_loss(
         raise TypeError(f"{name}: `loss_args` must be a tuple; got {type(loss_args).__name__}. For one pass (x,).")
     arguments = given._replace(rows=(labels, weights, where), shared=jax.tree.map(jnp.asarray, loss_args))
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name)
-    run = partial(_sum, hashable(name, "loss", loss), has_aux, class_axis, checked_rows(name, chunk_rows), precision)
+    layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
+    run = partial(_sum, hashable(name, "loss", loss), has_aux, layer, checked_rows(name, chunk_rows))
     if place is None:
         total, extra = run(*arguments)
     else:
@@ -193,27 +192,20 @@ def map_linear_logits(
     name = "map_linear_logits"
     arguments, _, class_axis = checked_layer(name, hidden, kernel, bias, rows, axis)
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name)
-    run = partial(_map, hashable(name, "fn", fn), class_axis, checked_rows(name, chunk_rows), precision)
+    layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
+    run = partial(_map, hashable(name, "fn", fn), layer, checked_rows(name, chunk_rows))
     if place is None:
         return run(*arguments)
     return place.run(run, arguments, rows_spec, None, place.batch)
 
 
-def _split(hidden: jax.Array, classes: int, dtype: jnp.dtype, chunk_rows: int | None) -> Split:
+def _splits(layer: Layer, chunk_rows: int | None, hidden: jax.Array, kernel: jax.Array) -> Splits:
     *batch, width = hidden.shape
-    if chunk_rows is None:
-        # Each chunk reads and writes the kernel's gradient, [H, C], and its logits a few times: so H sets the balance.
-        least, most = (n // (classes * dtype.itemsize) for n in CHUNK_BYTES.get(jax.default_backend(), (2**30, 2**30)))
-        chunk_rows = max(1, least, min(4 * width, most))
-    return split(tuple(batch), chunk_rows)
+    return splits(tuple(batch), chunk_rows, width, kernel.shape[layer.class_axis] * layer.dtype.itemsize)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), inline=True)
-def _sum(loss, has_aux, class_axis, chunk_rows, precision, hidden, kernel, bias, rows, parameters):
-    labels, weights, where = rows
-    layer = layer_of(hidden, kernel, class_axis, precision)
-    parts = _split(hidden, kernel.shape[class_axis], layer.dtype, chunk_rows)
-
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
+def _sum(loss, has_aux, layer, chunk_rows, hidden, kernel, bias, rows, parameters):
     def checked(z, labels, parameters):
         found = loss(z, labels, *parameters)
         if has_aux and not (isinstance(found, tuple) and len(found) == 2):
@@ -227,31 +219,20 @@ def _sum(loss, has_aux, class_axis, chunk_rows, precision, hidden, kernel, bias,
         check_results("linear_loss", "loss", z, extra)
         return losses.astype(z.dtype), extra
 
-    operands = Operands(
-        hidden=parts.apply(hidden),
-        labels=jax.tree.map(parts.apply, labels),
-        weights=None if weights is None else parts.apply(weights),
-        keep=parts.keep(where),
-        kernel=kernel,
-        bias=bias,
-        parameters=parameters,
-    )
-    total, extra = row_sum(layer, checked, operands)
-    return total, jax.tree.map(parts.undo, extra)
+    labels, weights, where = rows
+    operands = Operands(hidden, labels, weights, where, kernel, bias, parameters)
+    return row_sum(layer, _splits(layer, chunk_rows, hidden, kernel), checked, operands)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
-def _map(fn, class_axis, chunk_rows, precision, hidden, kernel, bias, rows, _):
-    layer = layer_of(hidden, kernel, class_axis, precision)
-    parts = _split(hidden, kernel.shape[class_axis], layer.dtype, chunk_rows)
-
+@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _map(fn, layer, chunk_rows, hidden, kernel, bias, rows, _):
     def checked(z, *rows):
         found = jax.tree.map(jnp.asarray, fn(z, *rows))
         check_results("map_linear_logits", "fn", z, found)
         return found
 
-    found = row_results(layer, checked, parts.apply(hidden), kernel, bias, jax.tree.map(parts.apply, rows))
-    return jax.tree.map(parts.undo, found)
+    operands = Operands(hidden, rows, kernel=kernel, bias=bias)
+    return row_results(layer, _splits(layer, chunk_rows, hidden, kernel), checked, operands)
 
 
 def _sum_over_devices(place: Layout, run: Callable, *arguments) -> tuple[jax.Array, Tree]:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxloss._core.chunks import Tree
 from jaxloss._core.options import AxisName, describe
+from jaxloss._core.varying import Tree
 
 Spec = str | P | None
 
