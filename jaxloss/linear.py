@@ -40,6 +40,7 @@ def linear_loss(
     mesh: Mesh | None = None,
     batch_spec: Spec = None,
     axis_name: AxisName = None,
+    kernel_spec: Spec = None,
     labels_spec: Tree = None,
     loss_args_spec: Tree = None,
 ) -> Any:
@@ -75,10 +76,12 @@ def linear_loss(
       batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
       axis_name: the mesh axis that shards the classes; give it to `loss` as well, which sees a shard of the logits.
         Classes that do not divide are filled up with logits of -inf.
+      kernel_spec: how `kernel` is split, where over axes of the batch, too (fully sharded data parallelism); it is
+        gathered once, and its gradient reduced and scattered.
       labels_spec: tree of `PartitionSpec` for labels that are sharded over more than `batch_spec`.
       loss_args_spec: tree of `PartitionSpec` for `loss_args`, whole on every device if None.
 
-    On explicit meshes the types of the arguments replace the last four; inside `jax.shard_map` give none of them.
+    On explicit meshes the types of the arguments replace the last five; inside `jax.shard_map` give none of them.
 
     Returns:
       `LossSum`, whose `mean()` is the mean over the rows kept and whose sums add up over microbatches and devices; with
@@ -116,7 +119,7 @@ def linear_loss(
     if not isinstance(loss_args, tuple):
         raise TypeError(f"{name}: `loss_args` must be a tuple; got {type(loss_args).__name__}. For one pass (x,).")
     arguments = given._replace(rows=(labels, weights, where), shared=jax.tree.map(jnp.asarray, loss_args))
-    place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name)
+    place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
     layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
     run = partial(_sum, hashable(name, "loss", loss), has_aux, layer, checked_rows(name, chunk_rows))
     if place is None:
@@ -142,6 +145,7 @@ def map_linear_logits(
     mesh: Mesh | None = None,
     batch_spec: Spec = None,
     axis_name: AxisName = None,
+    kernel_spec: Spec = None,
     rows_spec: Tree = None,
 ) -> Tree:
     """Results by row of a function of the logits of a linear layer, never holding all logits.
@@ -167,9 +171,11 @@ def map_linear_logits(
       batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
       axis_name: the mesh axis that shards the classes; `fn` sees a shard of the logits and has to combine its results
         over that axis. Classes that do not divide are filled up with logits of -inf.
+      kernel_spec: how `kernel` is split, where over axes of the batch, too (fully sharded data parallelism); it is
+        gathered once, and its gradient reduced and scattered.
       rows_spec: tuple of trees of `PartitionSpec` for `rows` that are sharded over more than `batch_spec`.
 
-    On explicit meshes the types of the arguments replace the last three; inside `jax.shard_map` give none of them.
+    On explicit meshes the types of the arguments replace the last four; inside `jax.shard_map` give none of them.
 
     Returns:
       Tree of arrays [*batch, ...].
@@ -191,7 +197,7 @@ def map_linear_logits(
     """
     name = "map_linear_logits"
     arguments, _, class_axis = checked_layer(name, hidden, kernel, bias, rows, axis)
-    place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name)
+    place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
     layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
     run = partial(_map, hashable(name, "fn", fn), layer, checked_rows(name, chunk_rows))
     if place is None:
