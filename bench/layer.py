@@ -107,12 +107,12 @@ def case(question: str, layer: Layer, losses: list[str], scale: str, only: tuple
 
 def programs(layer: Layer, losses: list[str], scale: str, only: tuple[str, ...] = ()) -> list[Program]:
     labels = {loss: layer.labels(LABELS[loss]) for loss in losses}
-    result = [_jax_program(layer, FLOOR, "exp" if not layer.head else "products", _floor(layer), labels[losses[0]])]
+    result = [_jax_program(layer, FLOOR, "exp" if not layer.head else "products", floor(layer), labels[losses[0]])]
     for loss, provider, offer in offers(losses, scale, only):
         if offer.heads_only and not layer.head:
             continue
         if offer.framework == "jax":
-            step = _jax_step(layer, offer.losses[loss], offer.whole)
+            step = jax_step(layer, offer.losses[loss], offer.whole)
             result.append(_jax_program(layer, loss, provider, step, labels[loss]))
         elif layer.mode != "jvp":
             call = _torch_call(layer, offer, loss, labels[loss])
@@ -130,7 +130,7 @@ def _jax_program(layer: Layer, loss: str, provider: str, step: Callable, labels:
     return Program(loss, provider, partial(compiled, *arguments), compiled, _bytes(labels))
 
 
-def _jax_step(layer: Layer, loss: Callable, whole: bool) -> Callable:
+def jax_step(layer: Layer, loss: Callable, whole: bool) -> Callable:
     """Of a loss (logits, labels) -> losses or, if `whole`, (x, w, labels) -> their sum."""
 
     def summed(z, labels):
@@ -155,7 +155,7 @@ def _jax_step(layer: Layer, loss: Callable, whole: bool) -> Callable:
     return steps[layer.mode]
 
 
-def _floor(layer: Layer) -> Callable:
+def floor(layer: Layer) -> Callable:
     def gradient(labels, x, w):
         z = jnp.dot(x, w, preferred_element_type=layer.precise)
         e = z.astype(x.dtype) if layer.head else jnp.exp(z)
@@ -163,7 +163,7 @@ def _floor(layer: Layer) -> Callable:
         by_x = jnp.dot(e, w.T, preferred_element_type=layer.precise) if layer.head else None
         return jnp.sum(e[:, 0].astype(jnp.float32)), by_x, by_w
 
-    return gradient if layer.mode == "gradient" else _jax_step(layer, lambda z, _: jnp.exp(z), False)
+    return gradient if layer.mode == "gradient" else jax_step(layer, lambda z, _: jnp.exp(z), False)
 
 
 def _torch_call(layer: Layer, offer: Offer, loss: str, labels: Any) -> Callable:

@@ -2,17 +2,18 @@
 
 `libtpu` and the CUDA plugin of JAX compile on any x86-64 Linux for a device that is described to them. The bytes that a
 program moves, its temporary memory, its kernels and its collectives are then facts of the compiled program; times are
-not. Set `ENVIRONMENT` before JAX is imported.
+not. The variables of `environment()` must be set before JAX is imported.
 """
 
 import os
-import re
+import platform as machine
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-INSTALL = 'pip install "jaxloss[targets]"'
+from bench.hlo import Program
+
+INSTALL = 'pip install "jaxloss[targets]", or in a clone pip install ".[targets]"'
 
 
 class MissingError(Exception):
@@ -40,19 +43,9 @@ class Target:
     source: str
 
     def devices(self, number: int = 1) -> np.ndarray:
-        """That many devices of the target, which are only described."""
-        from jax.experimental import topologies
-
-        compiler(self.platform)
-        if self.platform == "tpu":
-            side = {1: "2x2", 16: "4x4"}[number]
-            name = self.topology.replace("2x2", side)
-            found = topologies.get_topology_desc(platform="tpu", topology_name=name)
-        else:
-            found = topologies.get_topology_desc(
-                platform="cuda", topology=f"1x1x{number}", target_config=self.topology
-            )
-        return np.array(found.devices[:number])
+        """That many devices of the target, up to 16, which are only described."""
+        find_compiler(self.platform)
+        return np.array(_described(self, "4x4" if number > 4 else "2x2", number)[:number])
 
     def mesh(self, shape: tuple[int, ...], names: tuple[str, ...], kind: AxisType = AxisType.Auto) -> Mesh:
         return Mesh(self.devices(int(np.prod(shape))).reshape(shape), names, axis_types=(kind,) * len(shape))
@@ -91,6 +84,27 @@ TARGETS = {
 }
 
 
+@cache
+def _described(target: Target, side: str, number: int) -> list:
+    from jax.experimental import topologies
+
+    if target.platform == "tpu":
+        name = target.topology.replace("2x2", side)
+        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    _answer_for_gpus()
+    name = f"1x1x{number}"
+    return topologies.get_topology_desc(platform="cuda", topology=name, target_config=target.topology).devices
+
+
+@cache
+def _answer_for_gpus() -> None:
+    """Lowering for a GPU asks for the GPU of this process (jax#23971, open); this lets it go on without."""
+    import jax._src.xla_bridge as bridge
+
+    known = bridge.canonicalize_platform
+    bridge.canonicalize_platform = lambda name: "cuda" if name in ("gpu", "cuda") else known(name)
+
+
 def _ptxas() -> str | None:
     """The folder with bin/ptxas: of the wheel, or that of the one on the PATH."""
     wheels = Path(sysconfig.get_path("purelib")) / "nvidia"
@@ -107,6 +121,7 @@ def environment() -> dict[str, str]:
         flags += f" --xla_gpu_cuda_data_dir={folder}"
     return {
         "JAX_PLATFORMS": "cpu",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or a second process that compiles for TPUs is refused
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
         "TPU_WORKER_HOSTNAMES": "localhost",
@@ -116,121 +131,46 @@ def environment() -> dict[str, str]:
     }
 
 
-@cache
-def compiler(platform: str) -> None:
-    """Finds the compiler of a platform, or raises `MissingError`."""
-    from importlib.util import find_spec
-
-    if sys.platform != "linux":
-        raise MissingError(f"compilers for {platform} run on x86-64 Linux alone")
+def find_compiler(platform: str) -> None:
+    """Raises `MissingError` where the compiler of a platform is not installed."""
+    if sys.platform != "linux" or machine.machine() != "x86_64":
+        raise MissingError(f"the compilers for {platform} run on x86-64 Linux alone")
     if platform == "tpu":
-        if find_spec("libtpu") is None:
-            raise MissingError(f"no TPU compiler here: {INSTALL}")
-        return
-    if find_spec("jax_cuda13_plugin") is None or _ptxas() is None:
-        raise MissingError(f"no CUDA compiler here: {INSTALL}")
-    import jax._src.xla_bridge as bridge  # jax#23971: lowering asks for a GPU of this process
-
-    known = bridge.canonicalize_platform
-    bridge.canonicalize_platform = lambda name: "cuda" if name in ("gpu", "cuda") else known(name)
-
-
-def compile_for(place: Any, function: Callable, *arguments: Any, **options: Any) -> jax.stages.Compiled:
-    """`function` of arrays like `arguments`, on one device of a target, or on a mesh with specs in `options`."""
-    specs = options.get("specs")
-    if specs is None:
-        shardings = [jax.tree.map(lambda _: SingleDeviceSharding(place), a) for a in arguments]
+        found = find_spec("libtpu") is not None
     else:
-        shardings = [
-            jax.tree.map(lambda _, s=spec: NamedSharding(place, s), a) for a, spec in zip(arguments, specs, strict=True)
-        ]
+        found = find_spec("jax_cuda13_plugin") is not None and _ptxas() is not None
+    if not found:
+        raise MissingError(f"no compiler for {platform} here: {INSTALL}")
 
-    def like(x, sharding):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    given = [jax.tree.map(like, a, s) for a, s in zip(arguments, shardings, strict=True)]
-    out = options.get("out_specs")
-    out = None if out is None else jax.tree.map(lambda s: NamedSharding(place, s), out, is_leaf=lambda s: isinstance(s, P))
+def compile_for(
+    place: Any, function: Callable, *arguments: Any, specs: tuple | None = None, out_specs: Any = None
+) -> jax.stages.Compiled:
+    """`function` of arrays like `arguments`, for one device of a target, or for a mesh of them with a spec for each."""
+
+    def like(argument, sharding):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), argument)
+
+    if specs is None:
+        given = [like(a, SingleDeviceSharding(place)) for a in arguments]
+    else:
+        given = [like(a, NamedSharding(place, spec)) for a, spec in zip(arguments, specs, strict=True)]
+    out = jax.tree.map(lambda s: NamedSharding(place, s), out_specs, is_leaf=lambda s: isinstance(s, P))
     return jax.jit(function, out_shardings=out).lower(*given).compile()
-
-
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4,
-          "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota", "partition-id"}
-_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-
-
-@dataclass(frozen=True)
-class Instruction:
-    name: str
-    shape: str
-    kind: str
-    operands: tuple[str, ...]
-    rest: str
-
-    @property
-    def bytes(self) -> int:
-        """Of the result."""
-        parts = re.findall(r"([a-z]+\d+|pred)\[([\d,]*)\]", self.shape)
-        return sum(_BYTES.get(t, 0) * int(np.prod([int(n) for n in d.split(",") if n] or [1])) for t, d in parts)
-
-
-_LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)(.*)$")
-
-
-def computations(text: str) -> Iterator[tuple[str, bool, list[Instruction]]]:
-    """Name, whether it is the entry, and instructions of each computation of a compiled program."""
-    name, entry, found = "", False, []
-    for line in text.splitlines():
-        if head := re.match(r"^(ENTRY )?%?([\w.-]+) \(.*\{$", line):
-            name, entry, found = head[2], bool(head[1]), []
-        elif line.startswith("}"):
-            yield name, entry, found
-        elif match := _LINE.match(line):
-            operands = tuple(re.findall(r"%([\w.-]+)", match[4]))
-            found.append(Instruction(match[1], match[2], match[3], operands, match[5]))
-
-
-def executed(text: str) -> Iterator[tuple[Instruction, dict[str, Instruction], int]]:
-    """Instructions that run, with those beside them by name, and how often: bodies of loops once a turn."""
-    parts = {name: instructions for name, _, instructions in computations(text)}
-    (entry,) = (name for name, is_entry, _ in computations(text) if is_entry)
-
-    def walk(name: str, times: int):
-        beside = {i.name: i for i in parts[name]}
-        for i in parts[name]:
-            called = re.search(r"body=%?([\w.-]+)", i.rest) or (
-                re.search(r"(?:to_apply|calls)=%?([\w.-]+)", i.rest) if i.kind in ("call", "async-start") else None
-            )
-            if called and called[1] in parts:
-                turns = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', i.rest) if i.kind == "while" else None
-                yield from walk(called[1], times * (int(turns[1]) if turns else 1))
-            else:
-                yield i, beside, times
-
-    yield from walk(entry, 1)
-
-
-def traffic(text: str) -> int:
-    """Bytes that the kernels of a GPU's program read and write: their operands and results."""
-    total = 0
-    for i, beside, times in executed(text):
-        if i.kind not in _FREE:
-            total += times * (i.bytes + sum(beside[o].bytes for o in i.operands if o in beside))
-    return total
 
 
 def measure(compiled: jax.stages.Compiled) -> dict[str, Any]:
     """Bytes moved, temporary memory, kernels and collectives of a compiled program."""
-    text = compiled.as_text()
+    program = Program(compiled.as_text())
     cost = compiled.cost_analysis() or {}
-    seconds = cost.get("optimal_seconds", -1)
-    run = [i for i, _, _ in executed(text)]
+    seconds = cost.get("optimal_seconds", -1)  # of TPUs; below 0 where the compiler has no estimate for a part
     return {
-        "bytes": cost.get("bytes accessed") or traffic(text),
+        "bytes": program.bytes,
+        "xla_bytes": cost.get("bytes accessed"),
         "temporary": compiled.memory_analysis().temp_size_in_bytes,
-        "kernels": sum(i.kind not in _FREE for i in run),
-        "products": sum(i.kind in ("dot", "custom-call") for i in run),
-        "collectives": [f"{i.kind} {i.shape}" for i in run if i.kind.removesuffix("-start") in _COLLECTIVES],
-        "model_seconds": seconds if seconds > 0 else None,
+        "kernels": program.kernels,
+        "products": program.products,
+        "collectives": program.collectives,
+        "model_seconds": seconds if seconds > 0 and not program.loops else None,  # it takes a loop's body once
+        "uncounted_loops": len(program.endless),
     }
