@@ -14,15 +14,13 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import check_floating, check_where
-from jaxloss._core.chunks import Split, Tree, split, varying_any
-from jaxloss._core.linear import Operands, layer_of, row_results, row_sum
+from jaxloss._core.chunks import Splits, splits
+from jaxloss._core.linear import Layer, Operands, layer_of, row_results, row_sum
 from jaxloss._core.linear_arguments import check_results, checked_layer, checked_rows, hashable
 from jaxloss._core.meshes import Layout, P, Spec, layout
 from jaxloss._core.options import AxisName, describe
+from jaxloss._core.varying import Tree, varying_any
 from jaxloss.reduction import LossSum
-
-CHUNK_BYTES = {"cpu": (16 * 2**20, 112 * 2**20)}
-"""Of the logits of a chunk at least and at the most, by platform; 1 GiB on others. docs/linear.md says how chosen."""
 
 
 def linear_loss(
@@ -42,6 +40,7 @@ def linear_loss(
     mesh: Mesh | None = None,
     batch_spec: Spec = None,
     axis_name: AxisName = None,
+    kernel_spec: Spec = None,
     labels_spec: Tree = None,
     loss_args_spec: Tree = None,
 ) -> Any:
@@ -77,10 +76,12 @@ def linear_loss(
       batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
       axis_name: the mesh axis that shards the classes; give it to `loss` as well, which sees a shard of the logits.
         Classes that do not divide are filled up with logits of -inf.
+      kernel_spec: how `kernel` is split, where over axes of the batch, too (fully sharded data parallelism); it is
+        gathered once, and its gradient reduced and scattered.
       labels_spec: tree of `PartitionSpec` for labels that are sharded over more than `batch_spec`.
       loss_args_spec: tree of `PartitionSpec` for `loss_args`, whole on every device if None.
 
-    On explicit meshes the types of the arguments replace the last four; inside `jax.shard_map` give none of them.
+    On explicit meshes the types of the arguments replace the last five; inside `jax.shard_map` give none of them.
 
     Returns:
       `LossSum`, whose `mean()` is the mean over the rows kept and whose sums add up over microbatches and devices; with
@@ -118,8 +119,9 @@ def linear_loss(
     if not isinstance(loss_args, tuple):
         raise TypeError(f"{name}: `loss_args` must be a tuple; got {type(loss_args).__name__}. For one pass (x,).")
     arguments = given._replace(rows=(labels, weights, where), shared=jax.tree.map(jnp.asarray, loss_args))
-    place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name)
-    run = partial(_sum, hashable(name, "loss", loss), has_aux, class_axis, checked_rows(name, chunk_rows), precision)
+    place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
+    layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
+    run = partial(_sum, hashable(name, "loss", loss), has_aux, layer, checked_rows(name, chunk_rows))
     if place is None:
         total, extra = run(*arguments)
     else:
@@ -143,6 +145,7 @@ def map_linear_logits(
     mesh: Mesh | None = None,
     batch_spec: Spec = None,
     axis_name: AxisName = None,
+    kernel_spec: Spec = None,
     rows_spec: Tree = None,
 ) -> Tree:
     """Results by row of a function of the logits of a linear layer, never holding all logits.
@@ -168,9 +171,11 @@ def map_linear_logits(
       batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
       axis_name: the mesh axis that shards the classes; `fn` sees a shard of the logits and has to combine its results
         over that axis. Classes that do not divide are filled up with logits of -inf.
+      kernel_spec: how `kernel` is split, where over axes of the batch, too (fully sharded data parallelism); it is
+        gathered once, and its gradient reduced and scattered.
       rows_spec: tuple of trees of `PartitionSpec` for `rows` that are sharded over more than `batch_spec`.
 
-    On explicit meshes the types of the arguments replace the last three; inside `jax.shard_map` give none of them.
+    On explicit meshes the types of the arguments replace the last four; inside `jax.shard_map` give none of them.
 
     Returns:
       Tree of arrays [*batch, ...].
@@ -192,28 +197,21 @@ def map_linear_logits(
     """
     name = "map_linear_logits"
     arguments, _, class_axis = checked_layer(name, hidden, kernel, bias, rows, axis)
-    place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name)
-    run = partial(_map, hashable(name, "fn", fn), class_axis, checked_rows(name, chunk_rows), precision)
+    place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
+    layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
+    run = partial(_map, hashable(name, "fn", fn), layer, checked_rows(name, chunk_rows))
     if place is None:
         return run(*arguments)
     return place.run(run, arguments, rows_spec, None, place.batch)
 
 
-def _split(hidden: jax.Array, classes: int, dtype: jnp.dtype, chunk_rows: int | None) -> Split:
+def _splits(layer: Layer, chunk_rows: int | None, hidden: jax.Array, kernel: jax.Array) -> Splits:
     *batch, width = hidden.shape
-    if chunk_rows is None:
-        # Each chunk reads and writes the kernel's gradient, [H, C], and its logits a few times: so H sets the balance.
-        least, most = (n // (classes * dtype.itemsize) for n in CHUNK_BYTES.get(jax.default_backend(), (2**30, 2**30)))
-        chunk_rows = max(1, least, min(4 * width, most))
-    return split(tuple(batch), chunk_rows)
+    return splits(tuple(batch), chunk_rows, width, kernel.shape[layer.class_axis] * layer.dtype.itemsize)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), inline=True)
-def _sum(loss, has_aux, class_axis, chunk_rows, precision, hidden, kernel, bias, rows, parameters):
-    labels, weights, where = rows
-    layer = layer_of(hidden, kernel, class_axis, precision)
-    parts = _split(hidden, kernel.shape[class_axis], layer.dtype, chunk_rows)
-
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
+def _sum(loss, has_aux, layer, chunk_rows, hidden, kernel, bias, rows, parameters):
     def checked(z, labels, parameters):
         found = loss(z, labels, *parameters)
         if has_aux and not (isinstance(found, tuple) and len(found) == 2):
@@ -227,31 +225,20 @@ def _sum(loss, has_aux, class_axis, chunk_rows, precision, hidden, kernel, bias,
         check_results("linear_loss", "loss", z, extra)
         return losses.astype(z.dtype), extra
 
-    operands = Operands(
-        hidden=parts.apply(hidden),
-        labels=jax.tree.map(parts.apply, labels),
-        weights=None if weights is None else parts.apply(weights),
-        keep=parts.keep(where),
-        kernel=kernel,
-        bias=bias,
-        parameters=parameters,
-    )
-    total, extra = row_sum(layer, checked, operands)
-    return total, jax.tree.map(parts.undo, extra)
+    labels, weights, where = rows
+    operands = Operands(hidden, labels, weights, where, kernel, bias, parameters)
+    return row_sum(layer, _splits(layer, chunk_rows, hidden, kernel), checked, operands)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
-def _map(fn, class_axis, chunk_rows, precision, hidden, kernel, bias, rows, _):
-    layer = layer_of(hidden, kernel, class_axis, precision)
-    parts = _split(hidden, kernel.shape[class_axis], layer.dtype, chunk_rows)
-
+@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _map(fn, layer, chunk_rows, hidden, kernel, bias, rows, _):
     def checked(z, *rows):
         found = jax.tree.map(jnp.asarray, fn(z, *rows))
         check_results("map_linear_logits", "fn", z, found)
         return found
 
-    found = row_results(layer, checked, parts.apply(hidden), kernel, bias, jax.tree.map(parts.apply, rows))
-    return jax.tree.map(parts.undo, found)
+    operands = Operands(hidden, rows, kernel=kernel, bias=bias)
+    return row_results(layer, _splits(layer, chunk_rows, hidden, kernel), checked, operands)
 
 
 def _sum_over_devices(place: Layout, run: Callable, *arguments) -> tuple[jax.Array, Tree]:

@@ -1,43 +1,18 @@
-"""Rows in chunks: splitting, masking, and the loops over them; mesh axes over which values vary.
-
-Inside `jax.shard_map` a value's type says over which mesh axes it varies. A value that does not vary and meets one that
-does is cast, and the derivative of that cast is a sum over devices: casts belong before a loop, not in it.
-"""
+"""Rows in chunks: how many, by platform, splitting, masking, and the loops over them."""
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-Tree = Any  # of arrays
-Axes = frozenset[str]
+from jaxloss._core.varying import Tree, vary, varying
 
 PARTS = 4
 """Of a chunk, for second derivatives: they hold about three times as many arrays of logits."""
-
-
-def varying(x: Any) -> Axes:
-    """Mesh axes over which an array, or the type of one, varies inside `shard_map`."""
-    kind = (x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)).manual_axis_type
-    return frozenset() if kind is None else kind.varying
-
-
-def vary(tree: Tree, axes: Axes) -> Tree:
-    """The same values, typed as varying over `axes`, too."""
-
-    def cast(x):
-        missing = tuple(sorted(axes - varying(x)))
-        return lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(cast, tree)
-
-
-def varying_any(tree: Tree) -> Axes:
-    """Mesh axes over which any array of a tree varies."""
-    return frozenset().union(*map(varying, jax.tree.leaves(tree)))
 
 
 def zeros(like: Any) -> jax.Array:
@@ -77,11 +52,44 @@ class Split(NamedTuple):
 def split(batch: tuple[int, ...], chunk_rows: int) -> Split:
     """Chunks of `chunk_rows` rows at the most, all alike; of a multiple of `PARTS` where they hold as many."""
     size = math.prod(batch)
-    number = max(1, -(-size // chunk_rows))
+    number = -(-size // chunk_rows)
+    if not isinstance(size, int):  # a symbolic dimension of `jax.export`
+        return Split(batch, number, -(-size // number))
+    number = max(1, number)
     rows = -(-size // number)
     if number > 1 and rows % PARTS and rows + -rows % PARTS <= chunk_rows:
         rows += -rows % PARTS
     return Split(batch, number, rows)
+
+
+class Splits(NamedTuple):
+    """The same rows in chunks, for the platform that a program is lowered for."""
+
+    cpu: Split
+    other: Split
+
+    def run(self, function: Callable[..., Tree], *arguments: Tree) -> Tree:
+        """`function` of a split and the arguments.
+
+        Of which split is known when the program is lowered: it may be traced on another machine than it runs on.
+        """
+        if self.cpu == self.other:
+            return function(self.other, *arguments)
+        cpu, other = (partial(function, parts) for parts in self)
+        return lax.platform_dependent(*arguments, cpu=cpu, default=other)
+
+
+def splits(batch: tuple[int, ...], chunk_rows: int | None, width: int, row_bytes: int) -> Splits:
+    """As asked for, else the default of each platform; `row_bytes` are those of a row's logits."""
+
+    def default(least: int, balance: int, most: int) -> Split:
+        return split(batch, max(1, least // row_bytes, min(balance, most // row_bytes)))
+
+    if chunk_rows is not None:
+        return Splits(split(batch, chunk_rows), split(batch, chunk_rows))
+    # Each chunk reads and writes the kernel's gradient once and its logits a few times. docs/linear.md has the figures:
+    # on CPU the width sets the balance of the two; elsewhere products do, of which a row has as many as it has of both.
+    return Splits(default(16 * 2**20, 4 * width, 112 * 2**20), default(2**30, 6144, 2**32))
 
 
 def masked(keep: jax.Array | None, tree: Tree) -> Tree:

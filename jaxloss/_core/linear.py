@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._core.chunks import Chunks, Tree, masked, vary, varying, varying_any
+from jaxloss._core.chunks import Chunks, Split, Splits, masked
 from jaxloss._core.options import describe
+from jaxloss._core.varying import Tree, spread, vary, varying, varying_any
 
 
 class Layer(NamedTuple):
@@ -38,6 +39,10 @@ class Layer(NamedTuple):
         x, y = x.astype(self.operand), y.astype(self.operand)
         return lax.dot_general(x, y, (((x_axis,), (y_axis,)), ((), ())), self.precision, self.dtype)
 
+    def narrow(self, x: jax.Array) -> jax.Array:
+        """A factor that `spread` widened, before it is looped over: XLA then takes the array as it came."""
+        return x.astype(self.operand) if self.operand.itemsize < x.dtype.itemsize else x
+
     def logits(self, hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
         return self.biased(self.product(hidden, kernel, 1, 1 - self.class_axis), bias)
 
@@ -52,7 +57,7 @@ class Layer(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """What the sum depends on, or its gradients (None: not asked for); rows in chunks, [chunks, rows, ...]."""
+    """What the sum depends on, or its gradients (None: not asked for); rows as they came, [*batch, ...], or chunks."""
 
     hidden: Any = None
     labels: Tree = None
@@ -112,10 +117,22 @@ class Plan(NamedTuple):
 
     loss: Callable[..., tuple[jax.Array, Tree]]  # of logits, labels, parameters, enclosed: losses, auxiliary results
     layer: Layer
+    splits: Splits
 
-    def chunks(self, active: Operands, operands: Operands) -> Chunks:
+    def find(self, active: Operands, loop: Callable, operands: Operands) -> tuple[jax.Array, Tree, Operands]:
+        """The weighted sum, the auxiliary results by row, and the gradients by what is `active`."""
+
+        def chunked(parts: Split, operands: Operands):
+            (total, shared), by_row = loop(self.chunks(active, parts, operands))
+            extra, by_row = jax.tree.map(parts.undo, by_row)
+            return total, extra, shared.with_rows(by_row)
+
+        return self.splits.run(chunked, operands)
+
+    def chunks(self, active: Operands, parts: Split, operands: Operands) -> Chunks:
         """Of each chunk the weighted sum, gradients by what is `active`, and auxiliary results by row."""
-        layer, kernel, bias = self.layer, operands.kernel, operands.bias
+        layer, bias = self.layer, operands.bias
+        hidden, kernel = layer.narrow(operands.hidden), operands.kernel.astype(layer.operand)
         by_logits = any((active.hidden, active.kernel, active.bias))
 
         def body(rows: Operands):
@@ -142,27 +159,19 @@ class Plan(NamedTuple):
             )
             return (jnp.sum(losses * scale), shared), (extra, by_row)
 
-        return Chunks(body, operands.rows)
-
-
-def _gather(found: tuple[Tree, Tree]) -> tuple[jax.Array, Tree, Operands]:
-    (total, shared), (extra, by_row) = found
-    return total, extra, shared.with_rows(by_row)
+        rows = jax.tree.map(parts.apply, operands.rows._replace(hidden=hidden, keep=None))
+        return Chunks(body, rows._replace(keep=parts.keep(operands.keep)))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _sum_and_gradients(plan: Plan, active: Operands, operands: Operands) -> tuple[jax.Array, Tree, Operands]:
     """The weighted sum, the auxiliary results by row, and the gradients by what is `active`."""
-    return _gather(plan.chunks(active, operands).loop())
+    return plan.find(active, Chunks.loop, operands)
 
 
 def _sum_and_gradients_jvp(plan, active, primals, tangents):
     perturbed = _perturbed(tangents)
-
-    def function(operands):
-        return _gather(plan.chunks(active, operands).scan())
-
-    restricted, _ = _restrict(function, primals, perturbed)
+    restricted, _ = _restrict(partial(plan.find, active, Chunks.scan), primals, perturbed)
     return jax.jvp(restricted, _chosen(primals, perturbed), _chosen(tangents, perturbed))
 
 
@@ -212,14 +221,14 @@ def _open(function: Callable, *types: Tree) -> tuple[Callable, list[jax.Array]]:
     return opened, enclosed
 
 
-def row_sum(layer: Layer, loss: Callable, operands: Operands) -> tuple[jax.Array, Tree]:
+def row_sum(layer: Layer, splits: Splits, loss: Callable, operands: Operands) -> tuple[jax.Array, Tree]:
     """`weighted_sum` of a function (logits, labels, parameters) that may close over traced arrays."""
     layered = (operands.hidden, operands.kernel, operands.bias)
-    hidden, kernel, bias = vary(layered, varying_any(layered))
-    operands = operands._replace(hidden=hidden, kernel=kernel.astype(layer.operand), bias=bias)
+    hidden, kernel, bias = spread(layered, varying_any(layered))
+    operands = operands._replace(hidden=hidden, kernel=kernel, bias=bias)
 
     def types():
-        rows = jax.tree.map(lambda x: x[0], operands.rows)
+        rows = jax.tree.map(lambda x: splits.other.apply(x)[0], operands.rows._replace(keep=None))
         return layer.logits(rows.hidden, operands.kernel, bias), rows.labels, operands.parameters
 
     axes = varying(jax.eval_shape(lambda: loss(*types()))[0])
@@ -235,7 +244,7 @@ def row_sum(layer: Layer, loss: Callable, operands: Operands) -> tuple[jax.Array
                 f"linear_loss: `loss` closes over a traced {describe(x)} that is the same on all devices of mesh axes "
                 f"{sorted(axes - varying(x))}. Pass it in `loss_args`."
             )
-    return weighted_sum(Plan(opened, layer), operands._replace(enclosed=enclosed))
+    return weighted_sum(Plan(opened, layer, splits), operands._replace(enclosed=enclosed))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -258,13 +267,19 @@ def _logits_jvp(layer, primals, tangents):
 _logits.defjvp(_logits_jvp, symbolic_zeros=True)
 
 
-def row_results(layer: Layer, function: Callable, hidden: jax.Array, kernel: jax.Array, bias: Any, rows: Tree) -> Tree:
-    """Results by row, [chunks, rows, ...], of a function (logits, *rows); logits are computed again in reverse mode."""
-    hidden, kernel, bias = vary((hidden, kernel, bias), varying_any((hidden, kernel, bias)))
+def row_results(layer: Layer, splits: Splits, function: Callable, operands: Operands) -> Tree:
+    """Results by row of a function (logits, *labels); logits are computed again in reverse mode."""
+    layered = (operands.hidden, operands.kernel, operands.bias)
+    hidden, kernel, bias = spread(layered, varying_any(layered))
     # The loop adds up the cotangents of the kernel in the kernel's dtype.
     kernel = kernel.astype(layer.dtype)
 
-    def chunk(hidden, rows):
-        return function(layer.biased(_logits(layer, hidden, kernel), bias), *rows)
+    def chunked(parts: Split, hidden, kernel, bias, labels):
+        def chunk(hidden, labels):
+            return function(layer.biased(_logits(layer, hidden, kernel), bias), *labels)
 
-    return lax.map(lambda x: jax.checkpoint(chunk, prevent_cse=False)(*x), (hidden, rows))
+        rows = jax.tree.map(parts.apply, (layer.narrow(hidden), labels))
+        found = lax.map(lambda x: jax.checkpoint(chunk, prevent_cse=False)(*x), rows)
+        return jax.tree.map(parts.undo, found)
+
+    return splits.run(chunked, hidden, kernel, bias, operands.labels)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxloss._core.arguments import check_floating
-from jaxloss._core.chunks import Tree
 from jaxloss._core.meshes import Arguments
 from jaxloss._core.options import describe
+from jaxloss._core.varying import Tree
 
 
 def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tuple[int, ...], int]:

@@ -1,8 +1,8 @@
 """A function of rows and a kernel on a mesh: how its arguments are laid out, and the `shard_map` that runs it.
 
 Rows are split over the axes of the batch and classes over theirs; a kernel that is split over the batch's axes as well
-(fully sharded data parallelism) is gathered once, before the rows are looped over. On explicit meshes the types of the
-arguments say all this; on automatic meshes the caller names the axes.
+(fully sharded data parallelism) is gathered once, before the rows are looped over, and each device keeps its part of
+the sum of gradients. On explicit meshes the types of the arguments say all this; on automatic meshes the caller does.
 """
 
 import math
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxloss._core.chunks import Tree
 from jaxloss._core.options import AxisName, describe
+from jaxloss._core.varying import Gathers, Tree, spread
 
 Spec = str | P | None
 
@@ -29,10 +29,13 @@ def _entry(names: tuple[str, ...]) -> Any:
     return names[0] if len(names) == 1 else names or None
 
 
+def _entries(spec: P, ndim: int) -> P:
+    return P(*spec, *[None] * (ndim - len(spec)))
+
+
 def _typed(x: jax.Array) -> P:
     """How the type of an array says that it is laid out, an entry for each axis (explicit meshes)."""
-    spec = jax.typeof(x).sharding.spec
-    return P(*spec, *[None] * (x.ndim - len(spec)))
+    return _entries(jax.typeof(x).sharding.spec, x.ndim)
 
 
 class Layout(NamedTuple):
@@ -42,6 +45,8 @@ class Layout(NamedTuple):
     batch: P  # an entry for each batch axis
     classes: tuple[str, ...]
     class_axis: int  # of the kernel
+    kernel: P
+    gathers: Gathers  # of the kernel
 
     @property
     def batch_names(self) -> tuple[str, ...]:
@@ -68,10 +73,8 @@ class Layout(NamedTuple):
 
     def padded(self, x: jax.Array, spec: P, value: float = 0) -> jax.Array:
         """With classes added where their number does not divide into the shards."""
-        entries = (*spec, *[None] * (x.ndim - len(spec)))
-        widths = [
-            -size % self.shards if _names(e) == self.classes else 0 for size, e in zip(x.shape, entries, strict=True)
-        ]
+        entries = zip(x.shape, _entries(spec, x.ndim), strict=True)
+        widths = [-size % self.shards if _names(e) == self.classes else 0 for size, e in entries]
         return jnp.pad(x, [(0, width) for width in widths], constant_values=value) if any(widths) else x
 
     def run(self, function: Callable, arguments: "Arguments", rows_spec: Tree, shared_spec: Tree, out_specs: Tree):
@@ -83,7 +86,7 @@ class Layout(NamedTuple):
         bias = None if bias is None else self.padded(bias, classes, -jnp.inf)
         specs = Arguments(
             P(*self.batch, None),
-            P(None, *classes) if self.class_axis else P(*classes, None),
+            self.kernel,
             None if bias is None else classes,
             self.specs(arguments.rows, rows_spec, True),
             self.specs(arguments.shared, shared_spec, False),
@@ -95,7 +98,10 @@ class Layout(NamedTuple):
             leaves = [jax.sharding.reshard(x, spec) for x, spec in zip(leaves, in_specs, strict=True)]
 
         def shard(*leaves):
-            return function(*structure.unflatten(leaves))
+            given = structure.unflatten(leaves)
+            if self.gathers:
+                given = given._replace(kernel=spread(given.kernel, frozenset(self.batch_names), self.gathers))
+            return function(*given)
 
         return jax.shard_map(shard, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)(*leaves)
 
@@ -114,12 +120,29 @@ def _is_spec(x: Any) -> bool:
     return isinstance(x, P | str)
 
 
+def _kernel(mesh: Mesh | AbstractMesh, shape: tuple[int, ...], spec: P, own: list, rows: tuple[str, ...]):
+    """How the kernel enters, and what of it is gathered then: parts of it that lie on axes of the batch.
+
+    `own` has the names over which each of its axes stays split. They come first, so that parts gathered are neighbours.
+    """
+    entries, gathers = [], []
+    for axis, names in enumerate(own):
+        found = _names(spec[axis])
+        rest = found[len(names) :]
+        fits = found == names + rest and set(rest) <= set(rows)
+        if fits and rest and shape[axis] % math.prod(mesh.shape[n] for n in found) == 0:
+            gathers.append((axis, rest))
+            names = found
+        entries.append(_entry(names))
+    return P(*entries), tuple(gathers)
+
+
 def layout(name: str, hidden: jax.Array, kernel: jax.Array, class_axis: int, mesh: Mesh | None, batch_spec: Spec,
-           axis_name: AxisName) -> Layout | None:  # fmt: skip
+           axis_name: AxisName, kernel_spec: Spec) -> Layout | None:  # fmt: skip
     """The layout that the caller names or the types say; None where nothing is split, or inside `shard_map`."""
-    kernel_spec, hidden_spec = _typed(kernel), _typed(hidden)
-    named = batch_spec is not None or axis_name is not None
-    if not named and not any([*kernel_spec, *hidden_spec]):
+    typed_kernel, hidden_spec = _typed(kernel), _typed(hidden)
+    named = (batch_spec, axis_name, kernel_spec) != (None, None, None)
+    if not named and not any([*typed_kernel, *hidden_spec]):
         return None
     ambient = jax.sharding.get_abstract_mesh()
     devices = mesh or (jax.typeof(hidden).sharding.mesh if ambient.empty else ambient)
@@ -135,13 +158,22 @@ def layout(name: str, hidden: jax.Array, kernel: jax.Array, class_axis: int, mes
             f"{name}: `batch_spec` must have at most an entry for each batch axis of `hidden` {describe(hidden)}; "
             f"got {batch}."
         )
-    batch = P(*batch, *[None] * (hidden.ndim - 1 - len(batch)))
+    batch = _entries(batch, hidden.ndim - 1)
     rows = sum(map(_names, batch), ())
-    classes = _names(kernel_spec[class_axis]) if axis_name is None else _names(axis_name)
+    classes = _names(typed_kernel[class_axis]) if axis_name is None else _names(axis_name)
     if axis_name is None:
         classes = tuple(n for n in classes if n not in rows)
     _check(name, devices, batch, rows, classes, hidden, hidden_spec)
-    return Layout(devices, batch, classes, class_axis)
+    if kernel_spec is not None:
+        typed_kernel = _entries(P(kernel_spec) if isinstance(kernel_spec, str) else kernel_spec, 2)
+        wrong = sorted(set(sum(map(_names, typed_kernel), ())) - {*rows, *classes})
+        if wrong:
+            raise ValueError(
+                f"{name}: `kernel_spec` must name axes of `batch_spec` and `axis_name` alone; got {kernel_spec}, with "
+                f"{', '.join(map(repr, wrong))}."
+            )
+    own = [classes if axis == class_axis else () for axis in (0, 1)]
+    return Layout(devices, batch, classes, class_axis, *_kernel(devices, kernel.shape, typed_kernel, own, rows))
 
 
 def _check(name, mesh, batch, rows, classes, hidden, hidden_spec) -> None:
