@@ -20,6 +20,7 @@ from jaxloss._core.pairs import (
     pair_hessian,
     separately,
 )
+from jaxloss._core.platforms import recomputed
 
 SURROGATES = ("logistic", "hinge")
 
@@ -219,6 +220,6 @@ def _miss(log_odds: jax.Array, t: jax.Array) -> jax.Array:
 @_miss.defjvp
 def _miss_jvp(primals, tangents):
     # (1 - 2 t) p (1 - p) as one product: the sum of the two terms' derivatives would cancel near t = 1/2.
-    truth, t = odds(primals[0]), primals[1]
+    truth, t = odds(recomputed(primals[0])), primals[1]
     slope = (1 - 2 * t) * truth.p * truth.q
     return _miss(*primals), slope * tangents[0] + (truth.q - truth.p) * tangents[1]
