@@ -67,20 +67,18 @@ class Shares(NamedTuple):
         parts = (self.targets,) if self.smoothing is None else (self.targets, self.exists)
         return parts if self.weights is None else tuple(part * self.weights for part in parts)
 
-    @property
-    def counted(self) -> tuple[jax.Array, ...]:
-        """Arrays whose sums over the classes the factors take."""
-        return () if self.smoothing is None else (self.exists,)
+    def factors(self, count: jax.Array | None) -> list[Any]:
+        """Of each part; for every row, n being `count`, which smoothing alone needs."""
+        if self.smoothing is None or count is None:
+            return [1]
+        return [1 - self.smoothing, self.smoothing / jnp.maximum(count, 1)]
 
-    def factors(self, *counts: jax.Array) -> list[Any]:
-        """Of each part, for every row."""
-        return [1] if self.smoothing is None else [1 - self.smoothing, self.smoothing / jnp.maximum(counts[0], 1)]
-
-    def array(self, classes: ClassAxis, *counts: jax.Array) -> jax.Array:
+    def array(self, classes: ClassAxis, count: jax.Array | None = None) -> jax.Array:
         first, *others = self.parts
-        factor, *factors = self.factors(*counts or map(classes.sum, self.counted))
-        result = first if self.smoothing is None else factor * first
-        return sum((classes.spread(f) * part for f, part in zip(factors, others, strict=True)), result)
+        if not others:
+            return first
+        factor, each = self.factors(classes.sum(self.exists) if count is None else count)
+        return factor * first + classes.spread(each) * others[0]
 
 
 def expected(
@@ -89,15 +87,17 @@ def expected(
     """The sum over the classes for each row, and the row's logsumexp."""
     if all(x is None for x in parameters):  # then every scalar function is cross-entropy
         return _expected_cross_entropy(classes, logits, shares)
-    sums = row_sums(classes, logits, (), shares.counted)
+    sums = row_sums(classes, logits, (), () if shares.smoothing is None else (shares.exists,))
     u = shares.array(classes, *sums.counts)
     return _expected(classes, scalar, lax.stop_gradient(sums.row), logits, u, parameters), sums.row.logsumexp
 
 
 def _expected_cross_entropy(classes: ClassAxis, logits: jax.Array, shares: Shares) -> tuple[jax.Array, jax.Array]:
-    sums = row_sums(classes, logits, shares.parts, shares.counted)
+    smoothed, weighted = shares.smoothing is not None, shares.weights is not None
+    sums = row_sums(classes, logits, shares.parts, (shares.exists,) if smoothed and weighted else ())
+    count = (sums.counts[0] if weighted else sums.totals[1]) if smoothed else None
     loss = jnp.zeros_like(sums.row.rest)
-    for factor, value, limit in zip(shares.factors(*sums.counts), sums.values, sums.limits, strict=True):
+    for factor, value, limit in zip(shares.factors(count), sums.values, sums.limits, strict=True):
         loss = loss + factor * value + lax.stop_gradient(jnp.where(factor != 0, limit, 0))
     return loss, sums.row.logsumexp
 

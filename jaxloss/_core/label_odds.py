@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxloss._core.classes import ClassAxis, entry, gathers
 from jaxloss._core.log_odds import Odds, odds, odds_tangent
-from jaxloss._core.platforms import on_platform
+from jaxloss._core.platforms import by_row
 from jaxloss._core.statistics import scales, weights_of
 
 
@@ -54,7 +54,7 @@ def label_row(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelRow
         weights = weights_of(classes, classes.without(logits, ids), best)
         return best, jnp.sum(weights, classes.axis), entry(classes, logits, ids)
 
-    row = on_platform(logits, ids, cpu=two_reads, accelerator=one_read)
+    row = by_row(logits.shape[classes.axis], logits, ids, plain=two_reads, folded=one_read)
     best, rest, label = classes.join(row, _LABEL_START, _join_label)
     rest = jnp.where(best == -jnp.inf, 0, rest)
     return LabelRow(best, jnp.where(best == jnp.inf, jnp.nan, rest), label)

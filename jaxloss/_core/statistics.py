@@ -25,7 +25,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core.classes import ClassAxis
 from jaxloss._core.log_odds import Odds, ceiling, odds_tangent
-from jaxloss._core.platforms import on_platform
+from jaxloss._core.platforms import by_row, on_platform
 
 
 def scales(m: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -93,7 +93,7 @@ def row_sums(classes: ClassAxis, logits: jax.Array, shares: tuple, counted: tupl
             state += [jnp.sum(share, classes.axis), moment]
         return (*state, *(jnp.sum(x, classes.axis) for x in counted))
 
-    state = on_platform(logits, shares, counted, cpu=plain_sums, accelerator=one_read)
+    state = by_row(logits.shape[classes.axis], logits, shares, counted, plain=plain_sums, folded=one_read)
     best, rest, *state = classes.join(state, start, join)
     count = len(state) - len(counted)
     totals, heights, counts = state[:count:2], state[1:count:2], state[count:]
