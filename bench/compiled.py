@@ -193,7 +193,10 @@ def _sparse(scale: str) -> Iterator[Entry]:
 
 
 def _linear(scale: str) -> Iterator[Entry]:
-    """Last layers; their limit are hidden states, kernel and both gradients, without any logits."""
+    """Last layers; their limit are hidden states, kernel and both gradients, without any logits.
+
+    tokamax chooses by the devices of the process: what is compiled here is its form in XLA, not its kernel for TPU.
+    """
     loss, providers = "cross-entropy", (*PROVIDERS, "jaxloss linear_loss", "tokamax")
     for dtype, (rows, width, classes) in product(_every(scale)[0], HEADS[scale]):
         layer = Layer(rows, width, classes, dtype, head=True)

@@ -57,9 +57,7 @@ ENTRY %main (z: f32[8,100], i: s32[8,2]) -> f32[8] {
   ROOT %f = f32[8]{0} fusion(%z, %i), kind=kLoop, calls=%take
 }
 """
-BOTH = GATHER.replace(
-    "ROOT %r = f32[8]{0} bitcast(%g)", "%r = f32[8]{0} bitcast(%g)\n  ROOT %s = f32[8]{0} map(%r, %p.1)"
-)
+BOTH = GATHER.replace("  %g =", "  %all = f32[8]{0} reduce(%p.1, %i), dimensions={1}, to_apply=%add\n  %g =")
 NESTED = """
 %inner (p: f32[4,8,100]) -> f32[1,8,100] {
   %p = f32[4,8,100]{2,1,0} parameter(0)
