@@ -17,6 +17,7 @@ from functools import cached_property
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
     "add-dependency", "opt-barrier", "async-update",
+    "call-update", "call-done",
 }  # fmt: skip
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast")
 """Custom calls of the TPU compiler that name memory and do nothing."""
@@ -128,7 +129,7 @@ class Program:
                 yield from self._walk(self.computations[body], times * (self.turns(i) or 1))
                 if self.turns(i) is None:
                     self.endless.append(i.name)
-            elif i.kind in ("call", "conditional"):  # of a conditional all branches: at most what it costs
+            elif i.kind in ("call", "call-start", "conditional"):  # of a conditional all branches: at most its cost
                 names = i.called("to_apply") + i.called("branch_computations") + i.called("true_computation")
                 for name in names + i.called("false_computation"):
                     yield from self._walk(self.computations[name], times)
