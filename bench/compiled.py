@@ -67,6 +67,8 @@ REGISTRY = {
 }
 """Every loss on logits, and those options that choose another formula."""
 ROWS_ONLY = ("softmax_kl_divergence",)
+SLOW = ("entmax_loss(alpha=1.25)", "pairwise_ranking_loss", 'pairwise_ranking_loss(surrogate="hinge")')
+"""To compile, which takes loops and sorts: in quick by one kind of labels."""
 OFFERED = {
     ("softmax_cross_entropy", "ids"): "cross-entropy",
     ("softmax_cross_entropy", "rows"): "cross-entropy, one-hot",
@@ -193,7 +195,10 @@ def _sparse(scale: str) -> Iterator[Entry]:
 
 
 def _linear(scale: str) -> Iterator[Entry]:
-    """Last layers; their limit are hidden states, kernel and both gradients, without any logits."""
+    """Last layers; their limit are hidden states, kernel and both gradients, without any logits.
+
+    tokamax chooses by the devices of the process: what is compiled here is its form in XLA, not its kernel for TPU.
+    """
     loss, providers = "cross-entropy", (*PROVIDERS, "jaxloss linear_loss", "tokamax")
     for dtype, (rows, width, classes) in product(_every(scale)[0], HEADS[scale]):
         layer = Layer(rows, width, classes, dtype, head=True)
@@ -218,11 +223,11 @@ def _sharded(scale: str) -> Iterator[Entry]:
 
 
 def _losses(scale: str) -> Iterator[Entry]:
-    """All losses with all labels; in quick, those that no question has."""
+    """All losses with all labels; in quick those that no question has."""
     full = scale == "full"
     theirs = {(loss, p): o.losses[loss] for loss, p, o in offers(list(OFFERED.values()), scale, PROVIDERS[1:])}
     for (dtype, mode), (name, loss) in product(product(*_every(scale)), REGISTRY.items()):
-        for kind in ("ids", "rows")[name in ROWS_ONLY :]:
+        for kind in ("ids", "rows")[name in ROWS_ONLY or (name in SLOW and not full) :]:
             other_name = OFFERED.get((name, kind))
             if not full and other_name in (*ALL, *SIGMOID, *SPARSE):
                 continue

@@ -1,9 +1,11 @@
 """What a compiled program moves, launches and sends, read off the text of its instructions.
 
 The bytes are those between kernels and the device's memory: a fusion reads its operands and writes its results once,
-and what happens inside it costs nothing. XLA has a count of its own for TPU, `bytes accessed`, and none for GPU. For
-the dense losses here both agree to 2 %. This one is used for both targets, because XLA's takes the body of a loop once
-however often it runs, and counts what goes to and from on-chip memory as if it went to memory.
+and what happens inside it costs nothing. XLA has a count of its own for TPU, `bytes accessed`, and none for GPU. This
+one is used for both, because XLA's takes the body of a loop once however often it runs, and counts what goes to and
+from on-chip memory as if it went to memory. On v5e, where a program has neither, they differ by less than 2 %:
+cross-entropy of distributions [8192, 32768] 7.00 (XLA: 7.00), softmax 4.00 (4.00), optax's loss of ids 4.03 (4.04).
+Else: a product of [8192, 4096] and [4096, 32768], one of them prefetched, 13 (17); sparsemax, a loop, 29 (10).
 """
 
 import math
@@ -15,6 +17,7 @@ from functools import cached_property
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
     "add-dependency", "opt-barrier", "async-update",
+    "call-update", "call-done",
 }  # fmt: skip
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast")
 """Custom calls of the TPU compiler that name memory and do nothing."""
@@ -126,7 +129,7 @@ class Program:
                 yield from self._walk(self.computations[body], times * (self.turns(i) or 1))
                 if self.turns(i) is None:
                     self.endless.append(i.name)
-            elif i.kind in ("call", "conditional"):  # of a conditional all branches: at most what it costs
+            elif i.kind in ("call", "call-start", "conditional"):  # of a conditional all branches: at most its cost
                 names = i.called("to_apply") + i.called("branch_computations") + i.called("true_computation")
                 for name in names + i.called("false_computation"):
                     yield from self._walk(self.computations[name], times)
@@ -159,7 +162,7 @@ class Program:
             numbers = [n for n, name in enumerate(user.operands) if name == i.name]
             return sum(self.needed(inner.parameter(n), inner) for n in numbers)
         if user.kind in SLICES and first and i.name not in others:
-            return self.needed(user, computation)
+            return _tiles(user, i) if user.kind == "gather" else self.needed(user, computation)
         if user.kind in UPDATES and first and i.name not in others and self._in_place(user, computation):
             return 0
         if user.kind not in ALL and user.elements == i.elements:
@@ -197,8 +200,9 @@ class Program:
                 written = sum(a.bytes * n / max(a.elements, 1) for a, n in zip(i.arrays, sizes, strict=True))
             return sum(read) + written
         if kind in SLICES:
-            of_result = i.arrays[1] if i.kind.endswith("-start") else i.arrays[0]  # (operands, result, state)
-            return _share(operands[0], of_result.elements) + sum(o.bytes for o in operands[1:]) + written
+            taken = i.arrays[1 if i.kind.endswith("-start") else 0].elements  # of (operands, result, state)
+            taken = _tiles(i, operands[0]) if kind == "gather" else taken
+            return _share(operands[0], taken) + sum(o.bytes for o in operands[1:]) + written
         if kind in UPDATES:
             update = operands[UPDATES[kind]]
             return sum(o.bytes for o in operands[1:]) + (_share(i, update.elements) if written else 0)
@@ -230,6 +234,13 @@ class Program:
     @property
     def loops(self) -> int:
         return sum(i.kind == "while" for c in self.computations.values() for i in c.instructions.values())
+
+
+def _tiles(gather: Instruction, operand: Instruction) -> int:
+    """Elements that a gather reads: its slices; where the layout has tiles, as on TPU, one at the least for each."""
+    size = math.prod(map(int, re.search(r"slice_sizes=\{([\d,]*)\}", gather.rest)[1].split(",")))
+    tile = re.search(r":T\(([\d,]+)\)", operand.shape)
+    return gather.elements // size * max(size, math.prod(map(int, tile[1].split(","))) if tile else 1)
 
 
 def _share(i: Instruction, elements: int) -> float:

@@ -57,9 +57,29 @@ ENTRY %main (z: f32[8,100], i: s32[8,2]) -> f32[8] {
   ROOT %f = f32[8]{0} fusion(%z, %i), kind=kLoop, calls=%take
 }
 """
-BOTH = GATHER.replace(
-    "ROOT %r = f32[8]{0} bitcast(%g)", "%r = f32[8]{0} bitcast(%g)\n  ROOT %s = f32[8]{0} map(%r, %p.1)"
-)
+BOTH = GATHER.replace("  %g =", "  %all = f32[8]{0} reduce(%p.1, %i), dimensions={1}, to_apply=%add\n  %g =")
+TILED = """
+ENTRY %main (z: f32[64,1000], i: s32[3,2]) -> f32[3] {
+  %z = f32[64,1000]{1,0:T(8,128)} parameter(0)
+  %i = s32[3,2]{1,0:T(2,128)} parameter(1)
+  ROOT %g = f32[3]{0:T(128)} gather(%z, %i), offset_dims={}, collapsed_slice_dims={0,1}, slice_sizes={1,1}
+}
+"""
+OFFLOADED = """
+%take (p: f32[64,1000], i: s32[3,2]) -> f32[3] {
+  %p = f32[64,1000]{1,0} parameter(0)
+  %i = s32[3,2]{1,0} parameter(1)
+  ROOT %g = f32[3]{0} gather(%p, %i), offset_dims={}, collapsed_slice_dims={0,1}, slice_sizes={1,1}
+}
+
+ENTRY %main (z: f32[64,1000], i: s32[3,2]) -> f32[3] {
+  %z = f32[64,1000]{1,0} parameter(0)
+  %i = s32[3,2]{1,0} parameter(1)
+  %start = ((), (), (s32[1]{0:S(2)})) call-start(), async_execution_thread="sparsecore", to_apply=%take
+  %update = ((f32[64,1000]{1,0}, s32[3,2]{1,0}), f32[3]{0}) call-update(%start, %z, %i)
+  ROOT %done = f32[3]{0} call-done(%update)
+}
+"""
 NESTED = """
 %inner (p: f32[4,8,100]) -> f32[1,8,100] {
   %p = f32[4,8,100]{2,1,0} parameter(0)
@@ -146,6 +166,8 @@ AB, R = 2 * (8 * 4 + 4 * 16), 4 * 8 * 16
     [
         pytest.param(FUSION, 2 * 2 * Z + 4 * 8, 1, id="operands and result of a fusion, once"),
         pytest.param(GATHER, 4 * 8 + 4 * 16 + 4 * 8, 1, id="of a gather's operand, what it takes"),
+        pytest.param(TILED, 4 * 3 * 1024 + 4 * 6 + 4 * 3, 1, id="of a tiled operand, a tile for each entry"),
+        pytest.param(OFFLOADED, 4 * 3 + 4 * 6 + 4 * 3, 1, id="what another core does beside the program"),
         pytest.param(BOTH, 4 * Z + 4 * 16 + 4 * 8, 1, id="all of it where something else reads it too"),
         pytest.param(NESTED, 2 * 4 * Z, 1, id="a slice, in a fusion in a fusion"),
         pytest.param(LOOP, 10 * (4 * 100 + 4 + 4 * 100), 10, id="a loop by its bound, updating in place"),
