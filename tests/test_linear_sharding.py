@@ -128,21 +128,72 @@ def test_collectives_of_the_compiled_program(kind, rng):
     assert local <= after <= local + 4, found
 
 
+FSDP = {
+    "width": P("data", "model"),
+    "classes": P(None, ("model", "data")),
+    "classes, the other way round": P(None, ("data", "model")),  # parts of a shard are no neighbours
+}
+
+
 @KINDS
-def test_a_kernel_split_over_the_batch_as_well_is_gathered_once(kind, rng):
-    problem, devices = Problem(rng), mesh(kind)
-    names = NAMES if kind == AxisType.Auto else {}
+@pytest.mark.parametrize("split", FSDP)
+def test_a_kernel_split_over_the_batch_as_well(split, kind, rng):
+    """It is gathered once, and its gradient reduced and scattered once, where the layout lets them."""
+    problem, devices, spec = Problem(rng, size=24), mesh(kind), FSDP[split]
+    names = NAMES | {"kernel_spec": spec} if kind == AxisType.Auto else {}
     loss = partial(problem.loss, function=partial(focal, axis_name="model"), **names)
-    x = problem.placed(devices, problem.x, kernel=P("data", "model"))
+    x = problem.placed(devices, problem.x, kernel=spec)
+    by_all = jax.value_and_grad(loss, BY_ALL)
+    out = None
+    if kind == AxisType.Auto:  # or XLA chooses
+        out = (NamedSharding(devices, P()), tuple(a.sharding for a in x))
     with jax.set_mesh(devices):
-        program = jax.jit(lambda *x: jax.value_and_grad(loss, BY_ALL)(*x))
+        program = jax.jit(lambda *x: by_all(*x), out_shardings=out)
         got = program(*x)
         found = collectives(program.lower(*x).compile().as_text())
+        moved = jax.jit(partial(TRANSFORMS["forward over reverse"], loss))(x, x)
     close(got, problem.expected(TRANSFORMS["value and gradient"]))
-    gathered = [(inside, size) for inside, kind, size in found if kind == "all-gather"]
-    assert gathered == [(False, WIDTH * SIZE // 4)]
-    if kind == AxisType.Explicit:
-        assert got[1][1].sharding.spec == P("data", "model")
+    close(moved, jax.jit(partial(TRANSFORMS["forward over reverse"], problem.loss))(problem.x, problem.x))
+    assert got[1][1].sharding.spec == spec
+    shard = WIDTH * 24 // 4
+    if "other way" not in split:
+        assert [(inside, size) for inside, kind, size in found if kind == "all-gather"] == [(False, shard)]
+        assert [(inside, size) for inside, kind, size in found if kind == "reduce-scatter"] == [(False, shard // 2)]
+        assert max(size for _, kind, size in found if kind == "all-reduce") <= BATCH * TIME * WIDTH // 2 + SIZE
+    named = {**NAMES, "kernel_spec": spec} if kind == AxisType.Auto else {}
+    with jax.set_mesh(devices):
+        losses = jax.jit(
+            lambda h, k: jaxloss.map_linear_logits(
+                partial(CE, axis_name="model"), h, k, problem.labels, chunk_rows=CHUNK, **named
+            )
+        )
+        close(losses(*x[:2]), CE(problem.x[0] @ problem.x[1], problem.labels))
+
+
+@KINDS
+@pytest.mark.parametrize("split", [KERNEL, FSDP["width"]], ids=["classes", "both"])
+def test_gradients_are_summed_over_devices_in_float32_and_rounded_once(split, kind, rng):
+    problem, devices = Problem(rng), mesh(kind)
+    names = NAMES | {"kernel_spec": split} if kind == AxisType.Auto else {}
+    loss = partial(problem.loss, function=partial(focal, axis_name="model"), **names)
+    x = [a.astype(jnp.bfloat16) for a in problem.x[:3]] + list(problem.x[3:])
+    with jax.set_mesh(devices):
+        placed = problem.placed(devices, x, kernel=split)
+        program = jax.jit(lambda *x: jax.value_and_grad(loss, BY_ALL)(*x)).lower(*placed)
+        got = program.compile()(*placed)
+    sums = re.findall(
+        r'"stablehlo\.(all_reduce|reduce_scatter|all_gather)".*?\}[)>] : \(tensor<([^>]*)>', program.as_text(), re.S
+    )
+    assert {kind for kind, _ in sums} == {"all_reduce"} | (
+        {"reduce_scatter", "all_gather"} if split != KERNEL else set()
+    )
+    for kind_of, array in sums:
+        assert array.endswith("bf16") == (kind_of == "all_gather"), (kind_of, array)
+    one = jax.jit(jax.value_and_grad(problem.loss, BY_ALL))(*x)
+    # Sums in another order differ by a rounding of float32, which flips one of bfloat16 now and then.
+    for a, b in zip(got[1][:3], one[1][:3], strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert np.mean(np.asarray(a != b)) < 0.02
 
 
 @pytest.mark.parametrize("size", [18, 21, 23])
@@ -265,6 +316,11 @@ def test_errors_say_which_spec_does_not_fit(rng):
     error(r"must combine.*mesh axis 'model'.*functools\.partial\(loss, axis_name='model'\)", axis_name="model")
     error(r"6 rows of `hidden` float32\[4,6,8\] do not divide over the 4 devices", batch_spec=P(None, "model"))
     error(r"at most an entry for each batch axis", batch_spec=P("data", None, "model"))
+    error(
+        r"`kernel_spec` must name axes of `batch_spec` and `axis_name` alone;.*with 'model'",
+        batch_spec="data",
+        kernel_spec=P("data", "model"),
+    )
     with pytest.raises(ValueError, match=r"there is none here.*mesh=mesh"):
         loss(batch_spec="data")
     partial_loss = partial(CE, axis_name="model")

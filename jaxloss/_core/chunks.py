@@ -89,7 +89,7 @@ def splits(batch: tuple[int, ...], chunk_rows: int | None, width: int, row_bytes
         return Splits(split(batch, chunk_rows), split(batch, chunk_rows))
     # Each chunk reads and writes the kernel's gradient once and its logits a few times. docs/linear.md has the figures:
     # on CPU the width sets the balance of the two; elsewhere products do, of which a row has as many as it has of both.
-    return Splits(default(16 * 2**20, 4 * width, 112 * 2**20), default(2**30, 6144, 2**32))
+    return Splits(default(16 * 2**20, 4 * width, 112 * 2**20), default(2**30, 8192, 2**32))
 
 
 def masked(keep: jax.Array | None, tree: Tree) -> Tree:

@@ -58,7 +58,7 @@ def _moved(axes: Axes, gathers: Gathers, x: jax.Array) -> jax.Array:
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
