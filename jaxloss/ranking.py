@@ -11,16 +11,9 @@ from jaxloss._core.arguments import class_elements
 from jaxloss._core.hessians import elementwise_hessian
 from jaxloss._core.log_odds import odds
 from jaxloss._core.options import public
-from jaxloss._core.pairs import (
-    jointly,
-    label_pairs,
-    log_sum_hessian,
-    log_sums,
-    mean_over_pairs,
-    pair_hessian,
-    separately,
-)
+from jaxloss._core.pairs import jointly, label_pairs, log_sum_hessian, log_sums, separately
 from jaxloss._core.platforms import recomputed
+from jaxloss._core.surrogates import mean_over_pairs, pair_hessian
 
 SURROGATES = ("logistic", "hinge")
 
@@ -40,8 +33,9 @@ def pairwise_ranking_loss(
     sum_i phi'(z_j - z_i) / N for j, -sum_j phi'(z_j - z_i) / N for i, N the number of pairs; phi' = sigmoid, or 1 for
     d > -1 and else 0, so that the Hessian of the hinge is 0. The hinge takes O(C log C), by sorting. The logistic
     surrogate takes O(C K), K being the size of the smaller of the two sets in the row where that is largest (C^2 under
-    `vmap` and for second derivatives), in blocks of labels: an array [*batch, block, C] has at most 2^20 elements, or
-    one label (under `vmap` for each row).
+    `vmap` and for second derivatives), in blocks of labels: on CPU and for second derivatives an array
+    [*batch, block, C] has at most 2^20 elements, or one label (under `vmap` for each row). GPUs and TPUs hold no such
+    array for the value and the gradient, and take at least 32 labels at once.
 
     Args:
       logits: float array [*batch, C], a score of each label; -inf and inf are the ends of the scale.

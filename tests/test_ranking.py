@@ -9,6 +9,7 @@ import pytest
 
 import jaxloss
 from jaxloss import metrics
+from jaxloss._core import surrogates
 from jaxloss.ranking import log_sum_exp_pairwise_loss, pairwise_ranking_loss, soft_hamming_loss, zlpr_loss
 from tests import jaxprs, oracle
 
@@ -77,6 +78,20 @@ def test_wide_rows_go_through_many_blocks(name, rng):
         batched_value, batched_gradient = batched(z, t)
         np.testing.assert_allclose(batched_value, value, rtol=8 * EPS)
         np.testing.assert_allclose(batched_gradient, gradient, rtol=16 * EPS, atol=1e-12)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_blocks_for_accelerators(platform, monkeypatch, rng):
+    """32 labels at once where a batch is large, with rows of few relevant, few irrelevant and no labels."""
+    shares = rng.choice([0, 0.02, 0.5, 0.98], (200, 1))
+    z, t = rng.normal(size=(200, 75)).astype(np.float32) * 3, (rng.random((200, 75)) < shares).astype(np.float32)
+    run = jaxloss.per_example_value_grad_hess(pairwise_ranking_loss)
+    expected = run(z, t)
+    jaxprs.choose(monkeypatch, platform)
+    monkeypatch.setattr(surrogates, "BLOCK_ELEMENTS", 2**10)
+    first = {"cuda": 1, "tpu": 2}[platform]  # a shape of its own, for the other programs are cached
+    for got, wanted in zip(run(z[first:], t[first:]), expected, strict=True):
+        np.testing.assert_allclose(got, wanted[first:], rtol=(4 + np.ptp(z)) * EPS)
 
 
 WRONG = {  # rows with the loss +inf

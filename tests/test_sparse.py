@@ -175,6 +175,41 @@ def test_rows_that_are_hard_for_newton(n):
             np.testing.assert_allclose(p.sum(dtype=np.float64), 1, rtol=64 * EPS)  # that of a sum of 4095
 
 
+@pytest.mark.parametrize("project", [sparse.sparsemax, partial(sparse.entmax, alpha=2)])
+def test_rows_that_need_nearly_all_newton_steps(project):
+    """Classes just out of reach at each of Newton's iterates: after 19 of 22 steps two remain, at 1/2 each."""
+    share, steps = 0.69, 19
+    slopes = np.round(4093 * share ** np.arange(steps + 1)).clip(2).astype(int)
+    strides = ((1 - share) / share) ** np.arange(steps)
+    iterates = 1 - 0.5 * np.cumsum([0, *strides[:-1]]) / np.sum(strides)
+    row = np.concatenate([[0, 0], np.repeat(-iterates * (1 - 1e-9), -np.diff(slopes))]).astype(np.float32)
+    expected = np.zeros(row.shape)
+    expected[:2] = 0.5
+    np.testing.assert_allclose(project(row), expected, atol=EPS / 4)
+
+
+@cases(*FEW)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_newton_steps_read_the_logits_as_they_are_stored(case, dtype):
+    z, ids = jnp.zeros((6, 5), dtype), jnp.arange(6) % 5
+    step = jax.make_jaxpr(jax.value_and_grad(lambda z: jnp.sum(case.loss(z, ids))))(z)
+    (loop,) = (equation for equation in jaxprs.equations(step) if equation.primitive.name == "scan")
+    assert [x.aval.dtype for x in loop.invars if x.aval.shape == z.shape] == [dtype]
+
+
+def test_form_for_gpus(monkeypatch, rng):
+    """Sums computed apart have the same numbers."""
+    z, ids = jnp.asarray(rng.normal(size=(9, 23)) * 2, jnp.float32), jnp.arange(9)
+    run = jaxloss.per_example_value_and_grad(partial(sparse.entmax_loss, alpha=1.3))
+    expected = run(z, ids)
+    jaxprs.choose(monkeypatch, "cuda")
+    text = jax.jit(lambda z: run(z[:8], ids[:8])).lower(z).as_text()
+    got = run(z[:8], ids[:8])
+    assert text.count("optimization_barrier") == 2  # one for the logits, one between the sums
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b[:8], rtol=4 * EPS, atol=2 * EPS)
+
+
 def _first_derivatives(case, z, tangent, soft):
     jacobians = [jax.jacfwd(case.project)(z), jax.jacrev(case.project)(z)]
     product = jax.jvp(jax.grad(lambda z: case.loss(z, 1)), (z,), (tangent,))[1]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxloss._core.platforms import on_platform
 from jaxloss._core.varying import Tree, vary, varying
 
 PARTS = 4
@@ -76,7 +77,7 @@ class Splits(NamedTuple):
         if self.cpu == self.other:
             return function(self.other, *arguments)
         cpu, other = (partial(function, parts) for parts in self)
-        return lax.platform_dependent(*arguments, cpu=cpu, default=other)
+        return on_platform(*arguments, cpu=cpu, accelerator=other)
 
 
 def splits(batch: tuple[int, ...], chunk_rows: int | None, width: int, row_bytes: int) -> Splits:
