@@ -1,7 +1,6 @@
 """Every test runs with eight host devices, strict promotion of dtypes and ranks, and warnings as errors."""
 
 import os
-from types import SimpleNamespace
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
@@ -9,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from jaxloss._core import classes, platforms
+from tests import jaxprs
 
 collect_ignore = ["data_keras.py", "data_torch.py"]  # they import what the tests do not need
 
@@ -57,19 +56,14 @@ def reduce_in_lanes(states, start, combine, axis):
 class_by_class = classes._reduce
 
 
-@pytest.fixture(scope="module", params=["cpu", "accelerator"])
+@pytest.fixture(scope="module", params=["plain sums", "one read"])
 def form(request):
-    """Programs are lowered for CPU in the form of CPU, and in that of TPU and GPU."""
-    if request.param == "cpu":
-        yield
-        return
-    forms = SimpleNamespace(
-        platform_dependent=lambda *arguments, cpu, default: default(*arguments),
-        optimization_barrier=lax.optimization_barrier,
-    )
+    """Programs have the form for many classes on CPU, or that for TPU and GPU, whatever the number of classes."""
     with pytest.MonkeyPatch.context() as patch:
         jax.clear_caches()
-        patch.setattr(platforms, "lax", forms)
-        patch.setattr(classes, "_reduce", reduce_in_lanes)
+        patch.setattr(platforms, "FEW", 0)
+        if request.param == "one read":
+            jaxprs.choose(patch, "tpu")
+            patch.setattr(classes, "_reduce", reduce_in_lanes)
         yield
     jax.clear_caches()
