@@ -175,8 +175,7 @@ def test_rows_that_are_hard_for_newton(n):
             np.testing.assert_allclose(p.sum(dtype=np.float64), 1, rtol=64 * EPS)  # that of a sum of 4095
 
 
-@pytest.mark.parametrize("project", [sparse.sparsemax, partial(sparse.entmax, alpha=2)])
-def test_rows_that_need_nearly_all_newton_steps(project):
+def test_rows_that_need_nearly_all_newton_steps():
     """Classes just out of reach at each of Newton's iterates: after 19 of 22 steps two remain, at 1/2 each."""
     share, steps = 0.69, 19
     slopes = np.round(4093 * share ** np.arange(steps + 1)).clip(2).astype(int)
@@ -185,7 +184,7 @@ def test_rows_that_need_nearly_all_newton_steps(project):
     row = np.concatenate([[0, 0], np.repeat(-iterates * (1 - 1e-9), -np.diff(slopes))]).astype(np.float32)
     expected = np.zeros(row.shape)
     expected[:2] = 0.5
-    np.testing.assert_allclose(project(row), expected, atol=EPS / 4)
+    np.testing.assert_allclose(sparse.sparsemax(row), expected, rtol=0, atol=EPS / 4)
 
 
 @cases(*FEW)
