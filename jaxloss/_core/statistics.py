@@ -200,8 +200,11 @@ def is_major(classes: ClassAxis, row: ClassRow, logits: jax.Array) -> jax.Array:
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def split_sums(classes: ClassAxis, x: jax.Array, major: jax.Array) -> Sums:
     def one_read(x, major):
-        # XLA on a GPU stores an array that two sums are made of, so the mask goes along with it.
-        return classes.fold((x, jnp.zeros_like(x), major.astype(x.dtype)), _SPLIT_START, _join_split)[:2]
+        # XLA stores an array that two sums are made of, so the mask goes along with it.
+        states = (x, jnp.zeros_like(x), major.astype(x.dtype))
+        minor, major, alone = classes.fold(states, (0.0, 0.0, 0.0), _join_split)
+        minor, own = _split(minor, alone > 0)  # a single class is joined with nothing
+        return minor, major + own
 
     def plain_sums(x, major):
         return tuple(jnp.sum(part, classes.axis) for part in _split(x, major))
@@ -217,9 +220,6 @@ def _split_sums_jvp(classes, primals, tangents):
 
 def _split(x: jax.Array, major: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(major, 0, x), jnp.where(major, x, 0)
-
-
-_SPLIT_START = (0.0, 0.0, 0.0)
 
 
 def _join_split(a: tuple, b: tuple) -> tuple:
