@@ -41,8 +41,8 @@ def _join_label(a: tuple, b: tuple) -> tuple:
 _LABEL_START = (-jnp.inf, 0.0, 0.0)
 
 
-def label_row(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelRow:
-    """Not to be differentiated."""
+def label_row(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Array) -> LabelRow:
+    """Not to be differentiated; `alone` where no gradient is found beside it, which shares masked logits on CPU."""
 
     def one_read(logits, ids):
         is_label = classes.is_label(logits, ids)
@@ -50,9 +50,13 @@ def label_row(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelRow
         return classes.fold((others, jnp.ones_like(others), label), _LABEL_START, _join_label)
 
     def two_reads(logits, ids):
-        best = max_of_others(classes, logits, ids)
-        weights = weights_of(classes, classes.without(logits, ids), best)
-        return best, jnp.sum(weights, classes.axis), entry(classes, logits, ids)
+        best, label = max_of_others(classes, logits, ids), entry(classes, logits, ids)
+        if alone and _block(classes, logits, ids):
+            # The label adds at most 1 to a sum that is at least 1 without it, so taking it out again costs 2 eps.
+            shift = jnp.where(best == -jnp.inf, 0, best)
+            every = jnp.sum(jnp.exp(jnp.minimum(logits - classes.spread(shift), 0)), classes.axis)
+            return best, every - jnp.exp(jnp.minimum(label - shift, 0)), label
+        return best, jnp.sum(weights_of(classes, classes.without(logits, ids), best), classes.axis), label
 
     row = by_row(logits.shape[classes.axis], logits, ids, plain=two_reads, folded=one_read)
     best, rest, label = classes.join(row, _LABEL_START, _join_label)
@@ -67,7 +71,7 @@ def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array
     blocks that are reduced as they are, and only the one of the label is reduced again, masked.
     """
     axis, size = classes.axis, x.shape[classes.axis]
-    block = _block(size) if gathers(classes, x, ids) else None
+    block = _block(classes, x, ids)
     if block is None:
         return jnp.max(classes.without(x, ids), axis)
     blocks = x.reshape(*x.shape[:axis], size // block, block, *x.shape[axis + 1 :])
@@ -79,13 +83,14 @@ def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array
     return classes.max(jnp.where(classes.is_label(every, index), classes.spread(own), every))
 
 
-def _block(size: int) -> int | None:
+def _block(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> int | None:
     """Classes in a block of `max_of_others`, None for no blocks.
 
     The number of blocks is a multiple of 64, so that up to 64 devices on an automatic mesh have whole ones: cut blocks
     would be moved between devices.
     """
-    if not isinstance(size, int) or size < 8192:
+    size = x.shape[classes.axis]
+    if not gathers(classes, x, ids) or not isinstance(size, int) or size < 8192:
         return None
     return next((block for block in range(256, 127, -1) if size % (64 * block) == 0), None)
 
@@ -102,30 +107,34 @@ class LabelOdds(NamedTuple):
         return self.weights / classes.spread(self.rest)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def label_odds(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelOdds:
     """Odds of class `ids` of each row, which `class_ids` made; NaN for an id outside, -1."""
-    best, rest, label = label_row(classes, logits, ids)
+    return _label_odds(classes, True, logits, ids)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _label_odds(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Array) -> LabelOdds:
+    best, rest, label = label_row(classes, alone, logits, ids)
     weights = weights_of(classes, classes.without(logits, ids), best)
     leads = jnp.where(ids >= 0, (label >= best).astype(label.dtype), jnp.nan)
     best = jnp.where(best == -jnp.inf, 0, best)
-    alone = rest == 0  # no other class has a finite logit
-    divisor = jnp.where(alone, 1, rest)
+    single = rest == 0  # no other class has a finite logit
+    divisor = jnp.where(single, 1, rest)
     gap = label - best
-    log_rest = jnp.where(alone, jnp.finfo(logits.dtype).min, jnp.log(divisor))
+    log_rest = jnp.where(single, jnp.finfo(logits.dtype).min, jnp.log(divisor))
     log_odds = jnp.where(ids >= 0, gap - log_rest, jnp.nan)
     # Each branch adds terms of one sign to the largest logit.
     truth = odds(log_odds)
-    logsumexp = jnp.where(alone | (gap >= 0), label + truth.nll, best + (log_rest + truth.nlc))
+    logsumexp = jnp.where(single | (gap >= 0), label + truth.nll, best + (log_rest + truth.nlc))
     return LabelOdds(truth, logsumexp, weights, divisor, leads)
 
 
-@label_odds.defjvp
-def _label_odds_jvp(classes, primals, tangents):
+@_label_odds.defjvp
+def _label_odds_jvp(classes, _, primals, tangents):
     # The shift m cancels in every use of the weights, so they and their sum may change as if it were a constant.
     logits, ids = primals
     tangent = tangents[0]
-    value = label_odds(classes, logits, ids)
+    value = _label_odds(classes, False, logits, ids)
     at_label = classes.sum(jnp.where(classes.is_label(logits, ids), tangent, 0))
     moved = value.weights * tangent
     change = classes.sum(moved)

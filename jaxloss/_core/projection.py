@@ -31,7 +31,7 @@ from jaxloss._core.compose import infinite_where
 from jaxloss._core.log_odds import box_cox
 from jaxloss._core.newton import Alpha, Simplex, level, or_one, weights_of
 from jaxloss._core.options import describe
-from jaxloss._core.platforms import apart
+from jaxloss._core.platforms import recomputed
 from jaxloss._core.statistics import ClassAxis
 
 
@@ -145,7 +145,7 @@ def _young_loss_jvp(simplex, primals, tangents):
     # dL/dt only up to a constant of the row: t sums to 1, so that its tangent sums to 0.
     (d, t, alpha, at), (dd, dt, dalpha, _) = primals, tangents
     classes = simplex.classes
-    p = project(simplex, d, alpha, apart(at) if alpha is None else at)  # p is cheap for a given n
+    p = project(simplex, d, alpha, recomputed(at) if alpha is None else at)  # p is cheap for a given n
     by_target = t if simplex.n == 1 else 2 * _sqrt(t)
     tangent = classes.sum(residual(classes, p, t) * dd)
     if alpha is not None:
