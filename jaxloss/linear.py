@@ -69,8 +69,9 @@ def linear_loss(
       has_aux: whether `loss` returns (losses, auxiliary results), the latter a tree of arrays [rows, ...] to be logged;
         they count as constants. `softmax_statistics` has what is usually logged; an `argmax` is slow on CPU.
       axis: the class axis of `kernel`.
-      chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, as many as have
-        logits of 1 GiB; on CPU 4 H, but logits of 16 MiB at least and of 112 MiB at the most.
+      chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, 8192, but logits of
+        1 GiB at least and of 4 GiB at the most; where the program is lowered for CPU, 4 H, but logits of 16 MiB at
+        least and of 112 MiB at the most.
       precision: of the products, as for `jax.numpy.dot`.
       mesh: the mesh that the following names belong to; that of `jax.set_mesh` or of the arguments if None.
       batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
@@ -164,8 +165,9 @@ def map_linear_logits(
       rows: arrays or trees of arrays [*batch, ...], an entry for each row. Differentiable.
       bias: float array [C]; an entry of -inf leaves a class out.
       axis: the class axis of `kernel`.
-      chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, as many as have
-        logits of 1 GiB; on CPU 4 H, but logits of 16 MiB at least and of 112 MiB at the most.
+      chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, 8192, but logits of
+        1 GiB at least and of 4 GiB at the most; where the program is lowered for CPU, 4 H, but logits of 16 MiB at
+        least and of 112 MiB at the most.
       precision: of the products, as for `jax.numpy.dot`.
       mesh: the mesh that the following names belong to; that of `jax.set_mesh` or of the arguments if None.
       batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
