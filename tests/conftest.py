@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxloss._core import classes, platforms
-from tests import jaxprs
+from tests import cases, jaxprs
 
 collect_ignore = ["data_keras.py", "data_torch.py"]  # they import what the tests do not need
 
@@ -67,3 +67,15 @@ def form(request):
             patch.setattr(classes, "_reduce", reduce_in_lanes)
         yield
     jax.clear_caches()
+
+
+def pytest_collection_modifyitems(config, items):
+    """One read is a form of what sums over a softmax: other losses are not run twice."""
+    softmax = {*cases.SOFTMAX, *(case for case in cases.RANKING if case.name in ("lsep", "zlpr"))}
+
+    def kept(item) -> bool:
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        return given.get("form") != "one read" or given.get("case") in {None, *softmax}
+
+    config.hook.pytest_deselected(items=[item for item in items if not kept(item)])
+    items[:] = [item for item in items if kept(item)]
