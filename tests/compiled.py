@@ -17,6 +17,7 @@ from bench.targets import TARGETS, compile_for, measure
 from tests import cases
 
 WIDE, NARROW, ELEMENTS, SOME = (8192, 16384), (131072, 1000), (1000000, 80), (65536, 1000)
+BOTH, GRADIENT = ("value", "gradient"), ("gradient",)
 OPTIONS = {
     "z-loss": {"z_loss": 1e-4},
     "class weights": {"class_weights": True},
@@ -25,23 +26,27 @@ OPTIONS = {
 }
 
 
-def programs() -> Iterator[tuple[str, str, str, str, Callable, tuple]]:
-    """Family, name, labels, mode, function of logits and labels, and arrays like the arguments."""
-    for family, some, shape in (
-        ("softmax", cases.SOFTMAX, WIDE),
-        ("sigmoid", cases.SIGMOID, ELEMENTS),
-        ("sparse", cases.SPARSE, SOME),
-        ("ranking", cases.RANKING, SOME),
-    ):
+def programs(platform: str) -> Iterator[tuple[str, str, str, str, Callable, tuple]]:
+    """Family, name, labels, mode, function of logits and labels, and arrays like the arguments.
+
+    Losses with loops take the compiler for TPU minutes, and have bounds for GPU alone.
+    """
+    loops = (
+        []
+        if platform == "tpu"
+        else [("sparse", cases.SPARSE, SOME, GRADIENT), ("ranking", cases.RANKING, SOME, GRADIENT)]
+    )
+    every = [("softmax", cases.SOFTMAX, WIDE, BOTH), ("sigmoid", cases.SIGMOID, ELEMENTS, BOTH), *loops]
+    for family, some, shape, wanted in every:
         for case in some:
             for kind in ("ids", "soft"):
-                yield from modes(family, case.name, kind, case.call, shape)
-    yield from modes("softmax", "kl", "soft", jaxloss.softmax_kl_divergence, WIDE)
+                yield from modes(wanted, family, case.name, kind, case.call, shape)
+    yield from modes(BOTH, "softmax", "kl", "soft", jaxloss.softmax_kl_divergence, WIDE)
     for shape, dtype in ((WIDE, jnp.float32), (NARROW, jnp.bfloat16)):
         for case in (cases.SOFTMAX[0], cases.SOFTMAX[3]):
             name = f"{case.name}, {dtype.__name__} {list(shape)}"
             for kind in ("ids", "soft"):
-                yield from modes("softmax", name, kind, case.call, shape, dtype)
+                yield from modes(GRADIENT, "softmax", name, kind, case.call, shape, dtype)
     for name, given in OPTIONS.items():
         for case in (cases.SOFTMAX[0], cases.SOFTMAX[3]):
             weights = jnp.ones(WIDE[1], jnp.float32)
@@ -50,13 +55,14 @@ def programs() -> Iterator[tuple[str, str, str, str, Callable, tuple]]:
             def loss(z, y, case=case, options=options):
                 return case.call(z, y, where=y >= 0, **options)
 
-            yield from modes("softmax", f"{case.name}, {name}, mask", "ids", loss, WIDE)
+            yield from modes(GRADIENT, "softmax", f"{case.name}, {name}, mask", "ids", loss, WIDE)
 
 
-def modes(family, name, kind, loss, shape, dtype=jnp.bfloat16):
+def modes(wanted, family, name, kind, loss, shape, dtype=jnp.bfloat16):
     like = jax.ShapeDtypeStruct
     arguments = (like(shape, dtype), like(shape[:1], jnp.int32) if kind == "ids" else like(shape, dtype))
-    for mode, function in (("value", partial(value, loss)), ("gradient", partial(gradient, loss))):
+    for mode in wanted:
+        function = partial(value if mode == "value" else gradient, loss)
         yield family, name, kind, mode, function, arguments
 
 
@@ -78,7 +84,7 @@ def main(target: str) -> None:
         return [*names, found["bytes"] / size, found["temporary"] / size]
 
     with ThreadPoolExecutor(2) as pool:  # the compilers take one core each
-        for row in pool.map(compiled, programs()):
+        for row in pool.map(compiled, programs(TARGETS[target].platform)):
             print(json.dumps(row), flush=True)
 
 

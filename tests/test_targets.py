@@ -22,15 +22,29 @@ READS = {  # family -> labels -> (value, gradient)
     "sigmoid": {"ids": (1, 2), "soft": (2, 3)},
 }
 SLACK = 0.12
+LOOPS = {  # on GPU [65536, 1000]: Newton steps of as many reads; blocks of 32 labels; sorts
+    "sparsemax": 28,
+    "entmax15": 22,
+    "entmax": 34,
+    "logistic": 750,
+    "hinge": 54,
+    "lsep": 10.5,
+    "zlpr": 9.5,
+    "hamming": 3.1,
+}
+HELD = {"entmax": 2.1, "logistic": 15, "hinge": 11.5, "lsep": 1.1}  # of the bytes of bfloat16 logits; a sort's operands
 
 
-def expected(family: str, name: str, kind: str) -> tuple[int, int] | None:
+def most(family: str, name: str, kind: str, mode: str) -> float:
+    """The bound on the bytes moved."""
     case = name.split(",")[0]
+    if case in LOOPS:
+        return LOOPS[case]
     if name == "kl":
-        return 4, 7  # two arrays of logits, each with statistics of its own
+        return (4, 7)[mode == "gradient"] + SLACK  # two arrays of logits, each with statistics of its own
     if family == "softmax" and case not in ("cross_entropy", "integer_labels"):
         family += ", other functions" + (", smoothing" if "smoothing" in name else "")
-    return READS[family][kind] if family in READS else None
+    return READS[family][kind][mode == "gradient"] + SLACK
 
 
 @pytest.fixture(scope="module", params=["tpu-v5e", "h100"])
@@ -46,14 +60,10 @@ def rows(request):
 
 
 def test_bytes_moved_and_held(rows):
-    broken, seen = [], 0
-    for family, name, kind, mode, moved, held in rows:
-        bound = expected(family, name, kind)
-        if bound is None:
-            continue
-        seen += 1
-        most = bound[mode == "gradient"] + SLACK
-        if moved > most or held > 0.1:
-            broken.append(f"{name} of {kind}, {mode}: moves {moved:.2f} (at most {most}), holds {held:.2f}")
-    assert seen > 4 * len([*cases.SOFTMAX, *cases.SIGMOID])
+    broken = [
+        f"{name} of {kind}, {mode}: moves {moved:.2f}, holds {held:.2f}"
+        for family, name, kind, mode, moved, held in rows
+        if moved > most(family, name, kind, mode) or held > HELD.get(name, 0.1)
+    ]
+    assert len(rows) > 4 * len([*cases.SOFTMAX, *cases.SIGMOID])
     assert not broken, "\n".join(broken)
