@@ -50,7 +50,7 @@ def test_blocks_of_many_classes(axis, rng):
     others = np.where(np.arange(size) == ids[:, None], -np.inf, z)
 
     def best(x):
-        return max_of_others(classes, x, jnp.asarray(ids))
+        return max_of_others(classes, x, jnp.asarray(ids), jnp.moveaxis(jnp.asarray(others), 1, axis))
 
     assert "192,129" in str(jax.make_jaxpr(best)(x))
     np.testing.assert_array_equal(best(x), others.max(1))

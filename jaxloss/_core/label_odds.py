@@ -41,31 +41,33 @@ def _join_label(a: tuple, b: tuple) -> tuple:
 _LABEL_START = (-jnp.inf, 0.0, 0.0)
 
 
-def label_row(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Array) -> LabelRow:
-    """Not to be differentiated; `alone` where no gradient is found beside it, which shares masked logits on CPU."""
+def label_row(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Array, others: jax.Array) -> LabelRow:
+    """From the logits, and the `others` alone; `alone` where no gradient, which has a use for `others`, is found beside.
 
-    def one_read(logits, ids):
-        is_label = classes.is_label(logits, ids)
-        others, label = jnp.where(is_label, -jnp.inf, logits), jnp.where(is_label, logits, 0)
+    Not to be differentiated.
+    """
+
+    def one_read(logits, ids, others):
+        label = jnp.where(classes.is_label(logits, ids), logits, 0)
         return classes.fold((others, jnp.ones_like(others), label), _LABEL_START, _join_label)
 
-    def two_reads(logits, ids):
-        best, label = max_of_others(classes, logits, ids), entry(classes, logits, ids)
+    def two_reads(logits, ids, others):
+        best, label = max_of_others(classes, logits, ids, others), entry(classes, logits, ids)
         if alone and _block(classes, logits, ids):
             # The label adds at most 1 to a sum that is at least 1 without it, so taking it out again costs 2 eps.
             shift = jnp.where(best == -jnp.inf, 0, best)
             every = jnp.sum(jnp.exp(jnp.minimum(logits - classes.spread(shift), 0)), classes.axis)
             return best, every - jnp.exp(jnp.minimum(label - shift, 0)), label
-        return best, jnp.sum(weights_of(classes, classes.without(logits, ids), best), classes.axis), label
+        return best, jnp.sum(weights_of(classes, others, best), classes.axis), label
 
-    row = by_row(logits.shape[classes.axis], logits, ids, plain=two_reads, folded=one_read)
+    row = by_row(logits.shape[classes.axis], logits, ids, others, plain=two_reads, folded=one_read)
     best, rest, label = classes.join(row, _LABEL_START, _join_label)
     rest = jnp.where(best == -jnp.inf, 0, rest)
     return LabelRow(best, jnp.where(best == jnp.inf, jnp.nan, rest), label)
 
 
-def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
-    """The largest entry of each row of `x` but the one of class `ids`, of a shard: a form for CPU.
+def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array, others: jax.Array) -> jax.Array:
+    """The largest entry of each row of `x` but the one of class `ids`, of a shard; `others` is `x` without that.
 
     XLA on CPU reduces a plain array while it reads it, but stores a masked one first. So many classes are cut into
     blocks that are reduced as they are, and only the one of the label is reduced again, masked.
@@ -73,7 +75,7 @@ def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array
     axis, size = classes.axis, x.shape[classes.axis]
     block = _block(classes, x, ids)
     if block is None:
-        return jnp.max(classes.without(x, ids), axis)
+        return jnp.max(others, axis)
     blocks = x.reshape(*x.shape[:axis], size // block, block, *x.shape[axis + 1 :])
     index = jnp.clip(ids // block, 0, size // block - 1)
     own = jnp.take_along_axis(blocks, jnp.expand_dims(index, (axis, axis + 1)), axis, mode="promise_in_bounds")
@@ -114,8 +116,9 @@ def label_odds(classes: ClassAxis, logits: jax.Array, ids: jax.Array) -> LabelOd
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _label_odds(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Array) -> LabelOdds:
-    best, rest, label = label_row(classes, alone, logits, ids)
-    weights = weights_of(classes, classes.without(logits, ids), best)
+    others = classes.without(logits, ids)
+    best, rest, label = label_row(classes, alone, logits, ids, others)
+    weights = weights_of(classes, others, best)
     leads = jnp.where(ids >= 0, (label >= best).astype(label.dtype), jnp.nan)
     best = jnp.where(best == -jnp.inf, 0, best)
     single = rest == 0  # no other class has a finite logit
