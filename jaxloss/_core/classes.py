@@ -68,8 +68,8 @@ class ClassAxis(NamedTuple):
 
 
 def _reduce(states: State, start: tuple[float, ...], combine: Callable, axis: int) -> State:
-    # Under `jax.checkpoint`, forward over reverse mode differentiates what a derivative rule is made of, and JAX (0.10 to
-    # 0.12) fails there unless each operand of a reduction has a tangent. This gives it one, and XLA takes it out again.
+    # Under `jax.checkpoint`, forward over reverse mode differentiates what a derivative rule is made of, and JAX (0.10
+    # to 0.12) fails there unless each operand of a reduction has a tangent. This gives it one, which XLA takes out.
     states = (states[0], *(jnp.where(False, states[0], x) for x in states[1:]))
     first = tuple(jnp.asarray(value, x.dtype) for value, x in zip(start, states, strict=True))
     return tuple(lax.reduce(states, first, combine, (axis,)))

@@ -42,9 +42,9 @@ _LABEL_START = (-jnp.inf, 0.0, 0.0)
 
 
 def label_row(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Array, others: jax.Array) -> LabelRow:
-    """From the logits, and the `others` alone; `alone` where no gradient, which has a use for `others`, is found beside.
+    """Not to be differentiated. `others` are the logits without the label's.
 
-    Not to be differentiated.
+    `alone` says that no gradient, which has a use for `others` as well, is found beside it.
     """
 
     def one_read(logits, ids, others):
