@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxloss._core.arguments import Elements, Rows, check_floating, compute_dtype, softmax_rows
 from jaxloss._core.classes import pick
@@ -101,7 +100,7 @@ def kl_values(name, logits, target_logits, axis, where, axis_name, temperature) 
     rows, target_rows = (softmax_rows(name, x, None, axis, where, axis_name) for x in (logits, target_logits))
     temperature = rows.parameter("temperature", temperature)
     logits, target_logits = (heated(r.logits, temperature) for r in (rows, target_rows))
-    statistics = lax.stop_gradient(tuple(class_row(rows.classes, x) for x in (logits, target_logits)))
+    statistics = class_row(rows.classes, logits), class_row(rows.classes, target_logits)
     return rows.finish(divergence(rows.classes, statistics, logits, target_logits))
 
 

@@ -89,7 +89,7 @@ def expected(
         return _expected_cross_entropy(classes, logits, shares)
     sums = row_sums(classes, logits, (), () if shares.smoothing is None else (shares.exists,))
     u = shares.array(classes, *sums.counts)
-    return _expected(classes, scalar, lax.stop_gradient(sums.row), logits, u, parameters), sums.row.logsumexp
+    return _expected(classes, scalar, sums.row, logits, u, parameters), sums.row.logsumexp
 
 
 def _expected_cross_entropy(classes: ClassAxis, logits: jax.Array, shares: Shares) -> tuple[jax.Array, jax.Array]:
