@@ -172,16 +172,3 @@ def test_trains_with_lbfgs(rng):
         w, state = step(w, state)
     # The rounding of sums over 128 rows, not of the loss, bounds how near to 0 the gradient comes.
     np.testing.assert_allclose(jax.grad(loss)(w), np.zeros((4, 3)), atol=2e-5)
-
-
-@cases.parametrize(cases.SOFTMAX)
-@pytest.mark.parametrize("kind", ["ids", "soft"])
-def test_forward_over_reverse_of_a_checkpoint(case, kind, rng):
-    """JAX drops the derivative rules of what a checkpoint computes again, and differentiates what they are made of."""
-    z, t = cases.logits_for(case, rng), cases.labels_for(case, rng, kind)
-    tangent = jnp.cos(z)
-
-    def product(loss):
-        return jax.jvp(jax.grad(lambda z: jnp.sum(loss(z, t))), (z,), (tangent,))[1]
-
-    np.testing.assert_allclose(product(jax.checkpoint(case.call)), product(case.call), rtol=2e-5, atol=2e-6)
