@@ -50,16 +50,6 @@ def test_the_same_numbers_under_every_transformation(case, rng):
     close(pulled, gradient * cotangent.reshape(cotangent.shape + (1,) * (logits.ndim - value.ndim)))
 
 
-class Variants(chex.TestCase):
-    """chex's variants: with and without jit."""
-
-    @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
-    def test_with_and_without_jit(self):
-        logits, ids = jnp.array([[1.0, -2.0, 0.5]]), np.array([2])
-        for case in cases.SOFTMAX:
-            np.testing.assert_allclose(self.variant(case.call)(logits, ids), case.call(logits, ids), rtol=1e-6)
-
-
 @cases.all_cases
 def test_without_jit_at_all(case, rng):
     logits, labels = arguments(case, rng)
