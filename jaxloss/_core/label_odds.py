@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxloss._core.classes import ClassAxis, entry, gathers
 from jaxloss._core.log_odds import Odds, odds, odds_tangent
 from jaxloss._core.platforms import by_row
-from jaxloss._core.statistics import scales, weights_of
+from jaxloss._core.statistics import higher, weights_of
 
 
 class LabelRow(NamedTuple):
@@ -34,8 +34,8 @@ class LabelRow(NamedTuple):
 
 
 def _join_label(a: tuple, b: tuple) -> tuple:
-    best, first, scale = scales(a[0], b[0])
-    return best, jnp.where(first, a[1], b[1]) + scale * jnp.where(first, b[1], a[1]), a[2] + b[2]
+    best, first, gap = higher(a[0], b[0])
+    return best, jnp.where(first, a[1], b[1]) + jnp.exp(-gap) * jnp.where(first, b[1], a[1]), a[2] + b[2]
 
 
 _LABEL_START = (-jnp.inf, 0.0, 0.0)
@@ -60,7 +60,8 @@ def label_row(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Array
             return best, every - jnp.exp(jnp.minimum(label - shift, 0)), label
         return best, jnp.sum(weights_of(classes, others, best), classes.axis), label
 
-    row = by_row(logits.shape[classes.axis], logits, ids, others, plain=two_reads, folded=one_read)
+    size, operands = logits.shape[classes.axis], (logits, ids, others)
+    row = by_row(size, len(_LABEL_START), *operands, plain=two_reads, folded=one_read)
     best, rest, label = classes.join(row, _LABEL_START, _join_label)
     rest = jnp.where(best == -jnp.inf, 0, rest)
     return LabelRow(best, jnp.where(best == jnp.inf, jnp.nan, rest), label)

@@ -21,12 +21,12 @@ def on_platform(*arguments: Any, cpu: Callable, accelerator: Callable) -> Any:
 
 FEW = 10
 """Up to so many classes XLA on CPU writes out a reduction of several results, in less time than plain sums take (half,
-at 10); from 16 on it takes several times as long (jax 0.10.2, 2 CPU cores)."""
+at 10); with six results or more, two classes fewer. From 16 on it takes several times as long (jax 0.10.2, 2 cores)."""
 
 
-def by_row(classes: int, *arguments: Any, plain: Callable, folded: Callable) -> Any:
-    """The result of plain sums for many classes on CPU, or of one read of the row."""
-    few = isinstance(classes, int) and classes <= FEW
+def by_row(classes: int, results: int, *arguments: Any, plain: Callable, folded: Callable) -> Any:
+    """The `results` of plain sums for many classes on CPU, or of one read of the row."""
+    few = isinstance(classes, int) and classes <= (FEW if results < 6 else FEW - 2)
     return folded(*arguments) if few else on_platform(*arguments, cpu=plain, accelerator=folded)
 
 

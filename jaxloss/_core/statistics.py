@@ -28,10 +28,9 @@ from jaxloss._core.log_odds import Odds, ceiling, odds_tangent
 from jaxloss._core.platforms import by_row, on_platform
 
 
-def scales(m: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of two maxima: the larger, whether it is `m`, and the factor exp(smaller - larger)."""
-    low, high = jnp.minimum(m, other), jnp.maximum(m, other)
-    return high, m >= other, jnp.where(low == -jnp.inf, 0, jnp.exp(low - high))
+def higher(m: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of two maxima: the larger, whether it is `m`, and how far the smaller lies below, also where both are -inf."""
+    return jnp.maximum(m, other), m >= other, jnp.where(m == other, 0, jnp.abs(m - other))
 
 
 def weights_of(classes: ClassAxis, logits: jax.Array, best: jax.Array) -> jax.Array:
@@ -66,10 +65,9 @@ def row_sums(classes: ClassAxis, logits: jax.Array, shares: tuple, counted: tupl
     start = (-jnp.inf, *[0.0] * (1 + 2 * len(shares) + len(counted)))
 
     def join(a, b):
-        best, first, scale = scales(a[0], b[0])
-        gap = jnp.where(a[0] == b[0], 0, jnp.abs(a[0] - b[0]))
+        best, first, gap = higher(a[0], b[0])
         rest, lower_rest = jnp.where(first, a[1], b[1]), jnp.where(first, b[1], a[1])
-        state = [best, rest + (1 + lower_rest) * scale]
+        state = [best, rest + (1 + lower_rest) * jnp.exp(-gap)]
         for k in range(2, 2 + 2 * len(shares), 2):
             lower = jnp.where(first, b[k], a[k])
             state += [a[k] + b[k], a[k + 1] + b[k + 1] + jnp.where(lower == 0, 0, lower * gap)]
@@ -93,7 +91,8 @@ def row_sums(classes: ClassAxis, logits: jax.Array, shares: tuple, counted: tupl
             state += [jnp.sum(share, classes.axis), moment]
         return (*state, *(jnp.sum(x, classes.axis) for x in counted))
 
-    state = by_row(logits.shape[classes.axis], logits, shares, counted, plain=plain_sums, folded=one_read)
+    size, operands = logits.shape[classes.axis], (logits, shares, counted)
+    state = by_row(size, len(start), *operands, plain=plain_sums, folded=one_read)
     best, rest, *state = classes.join(state, start, join)
     count = len(state) - len(counted)
     totals, heights, counts = state[:count:2], state[1:count:2], state[count:]
