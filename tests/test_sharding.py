@@ -1,6 +1,7 @@
 """Meshes: automatic, explicit, and classes sharded inside shard_map; 8 host devices, against one."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -57,18 +58,20 @@ def test_logits_sharded_over_both_axes(case, labels, options, kind, rng):
     """optax's loss for integer labels raises ShardingTypeError on the explicit mesh."""
     logits, given = batch(rng, labels)
     logits, given = case.link(logits), given if case.soft or labels == "ids" else (given > 0.1).astype(jnp.float32)
-    run = jaxloss.per_example_value_and_grad(case.call)
     options = optional(case, options)
-    expected = run(logits, given, **options)
+
+    @jax.jit
+    def program(z, t):
+        loss = partial(case.call, **options)
+        return jaxloss.per_example_value_and_grad(loss)(z, t), jax.jvp(lambda z: loss(z, t), (z,), (jnp.cos(z),))[1]
+
+    expected = program(logits, given)
     devices, spec = mesh(kind), P("data", "model")
     logits = jax.device_put(logits, NamedSharding(devices, spec))
     given = jax.device_put(given, NamedSharding(devices, P("data") if labels == "ids" else spec))
-    program = jax.jit(lambda z, t: run(z, t, **options))
     close(program(logits, given), expected)
     sorts = case.loss is jaxloss.pairwise_ranking_loss  # and brings the classes of a row together
     assert sorts or not gathers(program.lower(logits, given).compile().as_text())
-    tangent = jax.jvp(lambda z: jnp.sum(case.call(z, given)), (logits,), (logits,))[1]
-    close(tangent, jnp.sum(run(logits, given)[1] * logits))
     gradient = jax.grad(lambda z: jnp.sum(case.call(z, given)))
     assert jax.eval_shape(lambda z: jax.vjp(gradient, z)[1](z)[0], logits).shape == logits.shape
 
@@ -131,13 +134,15 @@ def test_classes_sharded_inside_shard_map(case, labels, options, rng):
         shard, mesh=mesh(AxisType.Auto), in_specs=(P("data", "model"), by_label, P("model")), out_specs=P("data")
     )
     weights = jnp.asarray(weights)
-    run = jax.jit(jaxloss.per_example_value_and_grad(lambda z, t: sharded(z, t, weights)))
-    close(run(logits, given), expected)
-    text = run.lower(logits, given).compile().as_text()
-    assert not gathers(text)
     tangent = jnp.asarray(rng.normal(size=logits.shape), jnp.float32)
-    forward = jax.jit(lambda z: jax.jvp(lambda z: jnp.sum(sharded(z, given, weights)), (z,), (tangent,))[1])(logits)
-    close(forward, jnp.sum(expected[1] * tangent))
+
+    @jax.jit
+    def run(z, t):
+        forward = jax.jvp(lambda z: jnp.sum(sharded(z, t, weights)), (z,), (tangent,))[1]
+        return jaxloss.per_example_value_and_grad(lambda z, t: sharded(z, t, weights))(z, t), forward
+
+    close(run(logits, given), (expected, jnp.sum(expected[1] * tangent)))
+    assert not gathers(run.lower(logits, given).compile().as_text())
 
     def inner(z, t, w):
         return jax.grad(lambda z: jnp.sum(shard(z, t, w)))(z)
