@@ -12,7 +12,7 @@ from jaxloss.ranking import (
     soft_hamming_loss,
     zlpr_loss,
 )
-from jaxloss.reduction import LossSum, mean
+from jaxloss.reduction import LossSum, masked_loss, mean
 from jaxloss.sigmoid import asymmetric_loss, sigmoid_binary_cross_entropy, sigmoid_focal_loss
 from jaxloss.softmax import (
     generalized_cross_entropy,
@@ -44,6 +44,7 @@ __all__ = [
     "linear_loss",
     "log_sum_exp_pairwise_loss",
     "map_linear_logits",
+    "masked_loss",
     "mean",
     "metrics",
     "modified_huber_loss",

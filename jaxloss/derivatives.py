@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core.options import HESSIANS
+from jaxloss._core.options import HESSIANS, check_given
 
 
 def per_example_value_and_grad(loss: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
@@ -27,9 +27,15 @@ def per_example_value_and_grad(loss: Callable[..., jax.Array]) -> Callable[..., 
       >>> print(*f(jnp.array([0.0, 20.0]), jnp.array([1, 1])))
       [6.9314718e-01 2.0611537e-09] [-5.0000000e-01 -2.0611537e-09]
     """
+    if not callable(loss):
+        raise TypeError(
+            f"per_example_value_and_grad: `loss` must be a function of (logits, labels); got {type(loss).__name__}. "
+            "Pass the function itself, then call what is returned."
+        )
 
     @functools.wraps(loss)
     def value_and_grad(logits, *args, **kwargs):
+        check_given("per_example_value_and_grad", "logits", logits)
         values, pullback = jax.vjp(lambda z: loss(z, *args, **kwargs), jnp.asarray(logits))
         return values, pullback(jnp.ones_like(values))[0]
 
@@ -76,6 +82,7 @@ def per_example_value_grad_hess(
     @functools.wraps(function)
     def value_grad_hess(logits, *args, **kwargs):
         kwargs = options | kwargs
+        check_given("per_example_value_grad_hess", "logits", logits)
         logits = jnp.asarray(logits)
         values, gradient = per_example_value_and_grad(function)(logits, *args, **kwargs)
         return values, gradient, hessian(logits, *args, **kwargs)

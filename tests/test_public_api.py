@@ -27,7 +27,8 @@ def test_all_is_sorted_and_complete():
 @functions
 def test_everything_after_the_four_is_keyword_only(name):
     parameters = list(inspect.signature(getattr(jaxloss, name)).parameters.values())
-    positional = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    by_keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    positional = [p.name for p in parameters if p.kind not in by_keyword]
     assert len(positional) <= 4
     if positional[0] == "logits":
         names = positional[2:] if "labels" in positional[1] or "logits" in positional[1] else positional[1:]

@@ -7,12 +7,21 @@ import jax.numpy as jnp
 
 from jaxloss._core.arguments import check_floating
 from jaxloss._core.meshes import Arguments
-from jaxloss._core.options import describe
+from jaxloss._core.options import check_given, describe
 from jaxloss._core.varying import Tree
 
 
 def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tuple[int, ...], int]:
     """Arguments as arrays, the shape of the batch, and the class axis of the kernel."""
+    check_given(name, "hidden", hidden)
+    check_given(name, "kernel", kernel)
+    if name == "linear_loss":
+        check_given(name, "labels", rows, "an array or a tree of arrays", " For a loss without labels pass ().")
+    else:
+        for i, part in enumerate(rows):
+            check_given(
+                name, f"rows[{i}]", part, "an array or a tree of arrays", " What `fn` does not need, leave out."
+            )
     hidden, kernel = jnp.asarray(hidden), jnp.asarray(kernel)
     bias = None if bias is None else jnp.asarray(bias)
     rows = jax.tree.map(jnp.asarray, rows)

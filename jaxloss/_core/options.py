@@ -24,12 +24,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Option(NamedTuple):
-    """Domain of a numeric option, the Python number that switches it off, and whether classes may have one each."""
+    """Domain of a numeric option, the Python number that switches it off, whether classes may have one each, advice."""
 
     low: float
     high: float
     off: float | None = None
     per_class: bool = False
+    advice: str = ""
 
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -44,7 +45,7 @@ OPTIONS = {
     "gamma_negative": Option(0, np.inf, off=0, per_class=True),
     "gamma_positive": Option(0, np.inf, off=0, per_class=True),
     "label_smoothing": Option(0, 1, off=0),
-    "normalizer": Option(0, np.inf),
+    "normalizer": Option(TINY, np.inf, advice=" (for a count that may be 0 pass jnp.maximum(count, 1))"),
     "pos_weight": Option(0, np.inf, off=1, per_class=True),
     "q": Option(0, 1, off=0, per_class=True),
     "temperature": Option(TINY, np.inf, off=1),
@@ -53,6 +54,7 @@ OPTIONS = {
 
 
 HESSIANS: dict[Callable[..., Any], Callable[..., Any]] = {}  # by public function, not by attribute: wrappers copy those
+COMPILED: set[Callable[..., Any]] = set()
 ELSEWHERE = {
     "weight": "class_weights",
     "weights": "class_weights, or jaxloss.mean(losses, weights=...)",
@@ -61,6 +63,7 @@ ELSEWHERE = {
     "reduction": "jaxloss.mean(losses)",
     "ignore_index": "where=labels != ignore_index",
     "mask": "where",
+    "alpha": "class_weights, or sigmoid_focal_loss for binary labels",
     "from_logits": "a softmax_* or sigmoid_* loss for logits, cross_entropy or binary_cross_entropy for probabilities",
 }
 
@@ -80,7 +83,7 @@ def public(hessian: Callable[[Callable], Callable]) -> Callable[[Function], Func
 
 
 def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name", "surrogate")) -> Function:
-    """Compiles a function once per shape; what `_prepare` makes of its arguments is what the program sees."""
+    """Compiles a function once per shape; what `prepared` makes of its arguments is what the program sees."""
     name = function.__name__
     signature = inspect.signature(function)
     program = jax.jit(function, static_argnames=[key for key in signature.parameters if key in static], inline=True)
@@ -94,17 +97,34 @@ def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name",
             accepted = ", ".join(signature.parameters)
             raise TypeError(f"{name}: {error}; it takes {accepted}.{''.join(hints)}") from None
         bound.apply_defaults()
+        caller = bound.arguments.get("name", name)
         for key, value in bound.arguments.items():
             if key not in static:
-                bound.arguments[key] = _prepare(name, key, value)
+                if signature.parameters[key].default is inspect.Parameter.empty:
+                    check_given(caller, key, value)
+                bound.arguments[key] = prepared(caller, key, value)
             elif key == "axis":
-                bound.arguments[key] = _static_axis(name, value)
+                bound.arguments[key] = static_axis(caller, value)
         return program(**bound.arguments)
 
+    COMPILED.add(wrapper)
     return cast(Function, wrapper)
 
 
-def _prepare(name: str, key: str, value: Any) -> Any:
+def of_jaxloss(function: Callable) -> bool:
+    """Whether it is a public function, or `functools.partial` of one: its masks and labels mean what they do here."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function in COMPILED
+
+
+def check_given(name: str, key: str, value: Any, kind: str = "an array", hint: str = "") -> None:
+    """That a required argument is not None, as a look-up of a missing key returns it."""
+    if value is None:
+        raise TypeError(f"{name}: `{key}` must be {kind}; got None, as `get` returns it for a missing key.{hint}")
+
+
+def prepared(name: str, key: str, value: Any) -> Any:
     if value is None:
         return None
     option = OPTIONS.get(key)
@@ -116,19 +136,34 @@ def _prepare(name: str, key: str, value: Any) -> Any:
         return value
     try:
         return jnp.asarray(value)
-    except TypeError as error:
-        raise TypeError(f"{name}: `{key}` must be an array or a number; got {type(value).__name__}.") from error
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: `{key}` must be an array or a number; got {_described(key, value)}") from error
+
+
+def _described(key: str, value: Any) -> str:
+    """What cannot become an array, and what to do with text."""
+    kind = type(value).__name__
+    try:
+        dtype = np.asarray(value).dtype
+    except ValueError:
+        return f"{kind} of unequal lengths."
+    if dtype.kind not in "SUO":
+        return f"{kind} of dtype {dtype}."
+    strings = dtype.kind != "O" or any(isinstance(x, str | bytes) for x in np.ravel(np.asarray(value)))
+    hint = " For ids of named classes use numpy.unique(names, return_inverse=True)[1]."
+    kind = kind if isinstance(value, str | bytes) else f"{kind} of dtype {dtype}"
+    return f"{kind}.{hint if strings and key == 'labels' else ''}"
 
 
 def _domain(option: Option) -> str:
     if option.low == -np.inf:
         return "a finite number"
     if option.low == TINY:
-        return "> 0"
+        return f"> 0{option.advice}"
     return f"in [{option.low:g}, {option.high:g}]" if option.high < np.inf else f">= {option.low:g}"
 
 
-def _static_axis(name: str, axis: Any) -> int | tuple[int, ...] | None:
+def static_axis(name: str, axis: Any) -> int | tuple[int, ...] | None:
     if axis is None:
         return None
     try:
