@@ -49,7 +49,9 @@ def per_example_value_grad_hess(
 
     For softmax losses d2 loss_i / d z_ij^2 follows from phi' and phi'' (`jaxloss/_core/hessians.py` has the formulas)
     at the cost of a few passes over the row; boosting libraries take (gradient, Hessian) as a custom objective. Of
-    losses that are not convex, focal loss for one, entries may be negative: clip them, `jnp.maximum(hessian, 1e-6)`.
+    losses that are not convex, such as focal loss and generalized cross-entropy, entries may be 0 or negative. For
+    boosting do not clip those at a small number: a leaf then steps by its gradient over almost 0, and the logits run
+    away. Take `jnp.abs(gradient) + 1e-6` as curvature in place of the Hessian.
 
     Args:
       loss: a loss of jaxloss on logits, or `functools.partial` of one with keyword options.

@@ -11,6 +11,7 @@ from jaxloss._core.arguments import sigmoid_elements
 from jaxloss._core.compose import elementwise_loss, infinite_where, probability_loss
 from jaxloss._core.log_odds import finite, minus_log, minus_log1m
 from jaxloss._core.options import Axis, compiled
+from jaxloss._core.probabilities import log_probability_rows, probabilities, probability_rows
 
 
 @compiled
@@ -26,7 +27,8 @@ def cross_entropy(
     """Cross-entropy of probabilities with class ids or a distribution.
 
     loss = -log p_y for an id, sum_c t_c (-log p_c) for a distribution; terms with t_c = 0 are exactly 0. Gradient:
-    -t_c / p_c, at p_c = 0 that of the least normal number. Keras clips p to [1e-7, 1 - 1e-7]: for its numbers pass
+    -t_c / p_c, at p_c = 0 that of the least normal number. Entries up to 8 eps outside [0, 1], as sums that are rounded
+    end, count as 0 or 1; farther out the loss is NaN. Keras clips p to [1e-7, 1 - 1e-7]: for its numbers pass
     `jnp.clip(probs, 1e-7, 1 - 1e-7)`.
 
     Args:
@@ -54,7 +56,8 @@ def cross_entropy(
       [0.287682 inf]
     """
     options = (class_weights, label_smoothing)
-    return probability_loss(minus_log, 0.0, "probs", "cross_entropy", probs, labels, axis, where, options)
+    common = ("probs", "cross_entropy", probs, labels, axis, where, options)
+    return probability_loss(probability_rows, minus_log, 0.0, *common)
 
 
 @compiled
@@ -70,7 +73,7 @@ def negative_log_likelihood(
     """Negative log-likelihood of log-probabilities under class ids or a distribution.
 
     loss = -log p_y for an id, sum_c t_c (-log p_c) for a distribution; terms with t_c = 0 are exactly 0. Gradient:
-    -t_c. torch's `nll_loss` is `mean` of it.
+    -t_c. Entries up to 8 eps above 0 count as 0. torch's `nll_loss` is `mean` of it.
 
     Args:
       log_probs: float array [*batch, C] of logarithms of probabilities; they are not normalized.
@@ -101,7 +104,9 @@ def negative_log_likelihood(
     def nll(log_p):
         return -finite(log_p)
 
-    return probability_loss(nll, -jnp.inf, "log_probs", name, log_probs, labels, axis, where, options)
+    return probability_loss(
+        log_probability_rows, nll, -jnp.inf, "log_probs", name, log_probs, labels, axis, where, options
+    )
 
 
 @compiled
@@ -118,7 +123,8 @@ def binary_cross_entropy(
     """Binary cross-entropy of each probability, for binary and multi-label targets.
 
     loss = pos_weight t (-log p) + (1 - t) (-log(1 - p)); terms with a coefficient of 0 are exactly 0. Gradient:
-    (1 - t) / (1 - p) - pos_weight t / p, at p = 0 and 1 with the least normal number as divisor. torch clamps the
+    (1 - t) / (1 - p) - pos_weight t / p, at p = 0 and 1 with the least normal number as divisor. Entries up to 8 eps
+    outside [0, 1], as sums that are rounded end, count as 0 or 1; farther out the loss is NaN. torch clamps the
     logarithms at -100, Keras clips p to [1e-7, 1 - 1e-7]: for Keras' numbers pass `jnp.clip(probs, 1e-7, 1 - 1e-7)`,
     for torch's take the minimum with 100 where the labels are hard.
 
@@ -149,6 +155,8 @@ def binary_cross_entropy(
       [1.386294 0. inf]
     """
     elements = sigmoid_elements("binary_cross_entropy", probs, labels, axis, where, argument="probs")
+    p = probabilities(elements.name, elements.logits, jnp.result_type(probs), "sigmoid_binary_cross_entropy")
+    elements = elements._replace(logits=p)
     weight = elements.parameter("pos_weight", pos_weight)
 
     def values(p, t):

@@ -177,8 +177,8 @@ def masked_loss(
         raise ValueError(
             f"{name}: `loss` must return losses of shape {rows.shape} or {logits.shape}, not reduced; got {got}."
         )
-    given = fitted(rows, keep, losses), fitted(rows, prepared(name, "weights", weights), losses)
-    return LossSum(*_sums(name, losses, *given))
+    keep = fitted(rows, keep, losses, reduce=of_jaxloss(loss))
+    return LossSum(*_sums(name, losses, keep, fitted(rows, prepared(name, "weights", weights), losses)))
 
 
 def _required(name: str, key: str, value: Any) -> jax.Array:

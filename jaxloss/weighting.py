@@ -4,7 +4,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxloss._core.checks import check_domain, guard
 from jaxloss._core.options import compiled, describe, number
+
+OF_LABELS = "jnp.bincount(labels, length=C)"
+MANY = 32
+"""Classes from which on counts can be told from labels."""
 
 
 def _counts(name: str, key: str, given: ArrayLike) -> jax.Array:
@@ -13,7 +18,16 @@ def _counts(name: str, key: str, given: ArrayLike) -> jax.Array:
         raise TypeError(f"{name}: `{key}` must be numbers; got {describe(counts)}.")
     if key == "counts" and counts.ndim != 1:
         raise ValueError(f"{name}: `counts` must have shape [C]; got {describe(counts)}. For a batch use jax.vmap.")
-    return counts.astype(jnp.float64 if counts.dtype in (jnp.float64, jnp.int64) else jnp.float32)
+    counts = counts.astype(jnp.float64 if counts.dtype in (jnp.float64, jnp.int64) else jnp.float32)
+    counts = check_domain(name, key, counts, counts >= 0, "counts, >= 0", f". Of labels pass {OF_LABELS}")
+    if counts.size < MANY:
+        return counts
+    # Many classes, each seen rarely, on average once in four: a batch of labels looks like that, counts hardly ever do.
+    most = jnp.max(counts)
+    whole = jnp.all(counts == jnp.floor(counts))
+    ids = whole & (most * most <= counts.size) & (4 * jnp.sum(counts) >= counts.size)
+    message = f"{name}: `{key}` must be examples seen of each class; got {counts.size} numbers of at most {{bad}}: "
+    return guard(counts, ~ids, f"{message}are they labels? Of labels pass {OF_LABELS}", most)
 
 
 @compiled
@@ -28,7 +42,8 @@ def balanced_class_weights(counts: ArrayLike) -> jax.Array:
         or `jax.nn.one_hot(labels, C).sum(0, where=mask[:, None])`.
 
     Returns:
-      Weights [C], float32 (float64 for 64-bit counts).
+      Weights [C], float32 (float64 for 64-bit counts). `checkify` names counts that look like labels: 32 or more whole
+      numbers, the largest of which is at most the root of how many they are.
 
     Raises:
       TypeError, ValueError: while tracing, for dtypes and shapes other than said above.
@@ -66,7 +81,8 @@ def effective_number_weights(counts: ArrayLike, beta: ArrayLike) -> jax.Array:
       beta: in [0, 1]; the paper tries 0.9, 0.99, 0.999 and 0.9999.
 
     Returns:
-      Weights [C], float32 (float64 for 64-bit counts).
+      Weights [C], float32 (float64 for 64-bit counts). `checkify` names counts that look like labels: 32 or more whole
+      numbers, the largest of which is at most the root of how many they are.
 
     Raises:
       TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.

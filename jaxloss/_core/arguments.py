@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxloss._core.checks import check_domain, guard
 from jaxloss._core.classes import ClassAxis
 from jaxloss._core.options import describe, number
+from jaxloss._core.order import check_order, swapped
 
 
 def compute_dtype(x: jax.Array) -> jnp.dtype:
@@ -23,12 +24,10 @@ def compute_dtype(x: jax.Array) -> jnp.dtype:
     return jnp.dtype(jnp.float64) if x.dtype == jnp.float64 else jnp.dtype(jnp.float32)
 
 
-def check_floating(name: str, argument: str, x: jax.Array) -> None:
+def check_floating(name: str, argument: str, x: jax.Array, labels: jax.Array | None = None) -> None:
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"{name}: `{argument}` must be floating point; got {describe(x)}. "
-            f"Cast them, for example with {argument}.astype(jnp.float32)."
-        )
+        advice = swapped(argument, x, labels) or f" Cast them, for example with {argument}.astype(jnp.float32)."
+        raise TypeError(f"{name}: `{argument}` must be floating point; got {describe(x)}.{advice}")
 
 
 class Rows(NamedTuple):
@@ -94,14 +93,14 @@ def check_where(name: str, where: jax.Array | None, allowed: dict[tuple[int, ...
 
 def softmax_rows(name, logits, labels, axis, where, axis_name=None, excluded=-np.inf, argument="logits") -> Rows:
     """Checks the arguments that every softmax loss takes. Labels: ids by rank, else a distribution, or None."""
-    check_floating(name, argument, logits)
+    check_floating(name, argument, logits, labels)
     axes = _class_axes(name, argument, logits, axis)
     batch = tuple(size for i, size in enumerate(logits.shape) if i not in axes)
     size = math.prod(logits.shape[i] for i in axes)
     if size == 0:
         raise ValueError(f"{name}: `{argument}` must have at least one class; got {describe(logits)} with axis={axis}.")
     if labels is not None:
-        _check_label_kind(name, logits, labels, batch, size)
+        _check_label_kind(name, argument, logits, labels, batch, size)
     check_where(name, where, {batch: "rows to keep", logits.shape: "classes that exist"})
     position = axes[0] if len(axes) == 1 else len(batch)
     classes = ClassAxis(position, axis_name)
@@ -128,11 +127,14 @@ def softmax_rows(name, logits, labels, axis, where, axis_name=None, excluded=-np
     if is_ids:
         return Rows(name, classes, logits, class_ids(name, labels, classes.size(logits)), None, keep, axes, excluded)
     targets = labels.astype(logits.dtype)
-    targets = check_domain(name, "labels", targets, targets >= 0, "a distribution over the classes, no entry below 0")
+    advice = f". Are `{argument}` and `labels` swapped?"
+    domain = "a distribution over the classes, no entry below 0"
+    targets = check_domain(name, "labels", targets, targets >= 0, domain, advice)
+    logits = check_order(name, argument, logits, targets, excluded)
     return Rows(name, classes, logits, None, targets, keep, axes, excluded)
 
 
-def _check_label_kind(name, logits, labels, batch, size) -> None:
+def _check_label_kind(name, argument, logits, labels, batch, size) -> None:
     if labels.shape == batch and jnp.issubdtype(labels.dtype, jnp.integer):
         return
     if labels.shape == logits.shape and not jnp.issubdtype(labels.dtype, jnp.complexfloating):
@@ -146,7 +148,10 @@ def _check_label_kind(name, logits, labels, batch, size) -> None:
     hint = ""
     others = [i for i in range(logits.ndim) if labels.shape == logits.shape[:i] + logits.shape[i + 1 :]]
     if labels.shape == (*batch, 1):
-        hint = " Drop the last axis with labels[..., 0]."
+        cast = "" if jnp.issubdtype(labels.dtype, jnp.integer) else ".astype(jnp.int32)"
+        hint = f" Drop the last axis with labels[..., 0]{cast}."
+    elif swapped(argument, logits, labels):
+        hint = swapped(argument, logits, labels)
     elif others and jnp.issubdtype(labels.dtype, jnp.integer):
         hint = f" Did you mean axis={others[0]}?"
     elif labels.ndim == logits.ndim:
@@ -184,7 +189,7 @@ class Elements(NamedTuple):
 
 def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> Elements:
     """Checks the arguments of a binary or multi-label loss. Labels: multi-hot in [0, 1], or class ids by rank."""
-    check_floating(name, argument, logits)
+    check_floating(name, argument, logits, labels)
     if axis is not None and not isinstance(axis, int):
         raise TypeError(f"{name}: `axis` must be an int, the axis of the classes; got {axis!r}.")
     position = _class_axes(name, argument, logits, axis)[0] if logits.ndim and axis is not None else None
@@ -204,6 +209,9 @@ def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> El
             hint = f" Did you mean {argument}[..., 0]?"
         elif labels.shape == (*logits.shape, 1):
             hint = " Did you mean labels[..., 0]?"
+        elif batch is not None and labels.shape in (batch, (*batch, 1)):
+            hint = f" For class ids use labels{'' if labels.shape == batch else '[..., 0]'}.astype(jnp.int32)."
+        hint = hint or swapped(argument, logits, labels)
         error = TypeError if labels.shape == batch else ValueError
         raise error(f"{expected}; got {describe(labels)}.{hint} Nothing is broadcast.")
     allowed = {logits.shape: "elements to keep"} | ({} if batch is None else {batch: "rows to keep"})
@@ -219,7 +227,10 @@ def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> El
         logits, labels = jnp.where(keep, logits, 0), jnp.where(keep, labels, jnp.zeros((), labels.dtype))
     targets = labels.astype(logits.dtype)
     if not is_ids:
-        targets = check_domain(name, "labels", targets, (targets >= 0) & (targets <= 1), "in [0, 1]")
+        inside = (targets >= 0) & (targets <= 1)
+        advice = f". For labels -1 and 1 pass (labels + 1) / 2; or are `{argument}` and `labels` swapped?"
+        targets = check_domain(name, "labels", targets, inside, "in [0, 1]", advice)
+        logits = check_order(name, argument, logits, targets, 0)
     return Elements(name, logits, targets, keep, position)
 
 

@@ -68,7 +68,7 @@ if error_checks:
     error_checks[guard_p] = _check
 
 
-def check_domain(name: str, key: str, values: jax.Array, inside: jax.Array, domain: str) -> jax.Array:
+def check_domain(name: str, key: str, values: jax.Array, inside: jax.Array, domain: str, advice: str = "") -> jax.Array:
     """`values`, guarded; of those outside, the error names the least."""
     worst = jnp.min(jax.lax.stop_gradient(values), where=~inside, initial=jnp.inf)
-    return guard(values, inside, f"{name}: `{key}` must be {domain}; got {{bad}}", worst)
+    return guard(values, inside, f"{name}: `{key}` must be {domain}; got {{bad}}{advice}", worst)

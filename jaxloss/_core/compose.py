@@ -78,10 +78,12 @@ def softmax_loss(scalar: Scalar, parameters: dict[str, Any], *common) -> jax.Arr
 
 
 def probability_loss(
-    nll: Callable[[jax.Array], jax.Array], excluded: float, argument: str, name, values, labels, axis, where, options
+    clean: Callable[..., jax.Array], nll: Callable, excluded: float, argument: str, name, values, *common
 ) -> jax.Array:
-    """Cross-entropy per row of what already is a probability, or its logarithm; `nll` maps it to -log p."""
+    """Cross-entropy per row of what already is a probability, or its logarithm; `nll` maps it, cleaned, to -log p."""
+    labels, axis, where, options = common
     rows = distributions(softmax_rows(name, values, labels, axis, where, excluded=excluded, argument=argument))
+    rows = rows._replace(logits=clean(rows, values.dtype, where is not None and where.shape == values.shape))
     minus_logs = nll(rows.logits)
     truth = Odds(minus_logs, minus_logs, minus_logs, minus_logs)  # cross-entropy reads the first alone
     part = Part(shares_of(rows, *options).array(rows.classes), truth, ())

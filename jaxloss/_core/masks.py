@@ -31,7 +31,7 @@ def _hint(key: str, given: tuple[int, ...], losses: tuple[int, ...]) -> str:
     if given == (*losses, 1):
         return f" Drop the last axis with {key}[..., 0]."
     if given[: len(losses)] == losses and key == "where":
-        return " Losses are by row: give this mask to the loss and mask.any(-1) here, or both at once to masked_loss."
+        return " Losses are by row: pass mask.any(-1), and this to the loss (masked_loss does both for those of jaxloss)."
     if missing and len(given) == 1:
         return " For a weight of each class pass class_weights to the loss." * (key == "weights")
     if missing:
@@ -64,13 +64,13 @@ def rows_of(name: str, logits: jax.Array, axis: Any, axis_name: AxisName) -> Row
     return RowShape(tuple(size for i, size in enumerate(logits.shape) if i not in axes), axes, axis_name)
 
 
-def fitted(rows: RowShape, x: jax.Array | None, losses: jax.Array) -> jax.Array | None:
-    """A mask or weights of the logits for their losses: spread over the elements, or rows with an element kept."""
+def fitted(rows: RowShape, x: jax.Array | None, losses: jax.Array, reduce: bool = False) -> jax.Array | None:
+    """A mask or weights of rows spread over the losses of their elements, or, to `reduce`, rows with an element kept."""
     if x is None or x.shape == losses.shape:
         return x
     if x.shape == rows.shape:
         return jnp.broadcast_to(rows.spread(x), losses.shape)
-    return rows.any(x) if x.dtype == jnp.bool_ and losses.shape == rows.shape else x
+    return rows.any(x) if reduce and losses.shape == rows.shape else x
 
 
 def neutral(name: str, rows: RowShape, where: jax.Array, logits: jax.Array, labels: jax.Array) -> list[jax.Array]:

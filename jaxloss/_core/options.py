@@ -185,6 +185,9 @@ def number(name: str, key: str, given: ArrayLike, size: int | None, dtype) -> ja
     option = OPTIONS[key]
     if value.ndim and not (option.per_class and value.shape == (size,)):
         classes = f" or have one entry for each of the {size} classes" if option.per_class and size is not None else ""
-        raise ValueError(f"{name}: `{key}` must be a scalar{classes}; got {describe(value)}.")
+        counts = (
+            " Of labels, balanced_class_weights takes jnp.bincount(labels, length=C)." if key == "class_weights" else ""
+        )
+        raise ValueError(f"{name}: `{key}` must be a scalar{classes}; got {describe(value)}.{counts}")
     value = value.astype(dtype)
     return check_domain(name, key, value, (value >= option.low) & (value <= option.high), _domain(option))

@@ -1,0 +1,172 @@
+"""What is given by mistake, and as other libraries hand it over: it works, raises, or `checkify` names it."""
+
+import inspect
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+
+import jaxloss
+from tests import cases
+
+FUNCTIONS = {name: getattr(jaxloss, name) for name in jaxloss.__all__ if inspect.isfunction(getattr(jaxloss, name))}
+FUNCTIONS |= {name: f for name, f in vars(jaxloss.metrics).items() if name.endswith("_loss")}
+FUNCTIONS |= {"LossSum.of": jaxloss.LossSum.of}
+SHAPES = [((6,), 5), ((2, 3), 4), ((), 3)]
+
+
+def user_error(function, *arguments, **options) -> str:
+    """What `checkify` finds, "" for nothing."""
+    checked = checkify.checkify(jax.jit(partial(function, **options)), errors=checkify.user_checks)
+    return checked(*arguments)[0].get() or ""
+
+
+def required(function) -> list[str]:
+    given = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters.values()
+    return [x.name for x in parameters if x.kind in given and x.default is x.empty]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_required_arguments_that_are_none_are_refused_by_name(name):
+    function, batch = FUNCTIONS[name], {"labels": None}
+    some = {"loss": jaxloss.softmax_cross_entropy, "fn": jaxloss.softmax_cross_entropy, "kernel": jnp.zeros((4, 4))}
+    for missing in required(function):
+        given = {key: some.get(key, jnp.zeros((4, 4))) for key in required(function)} | {missing: batch.get("labels")}
+        if name.startswith("per_example"):
+            given = {"loss": None}
+        with pytest.raises(TypeError, match=rf"^{name}: `{missing}` must be .*; got None") as error:
+            function(**given)
+        assert missing in ("loss", "fn") or "as `get` returns it for a missing key" in str(error.value)
+
+
+@cases.all_cases
+def test_none_reaches_no_derivative_and_no_layer(case):
+    z = case.link(jnp.zeros((4, 4)))
+    for transform in (jaxloss.per_example_value_and_grad, lambda f: f):
+        with pytest.raises(TypeError, match=r"`labels` must be an array; got None"):
+            transform(case.call)(z, None)
+        with pytest.raises(TypeError, match=r"`\w+` must be an array; got None"):
+            transform(case.call)(None, z)
+    with pytest.raises(TypeError, match=r"linear_loss: `labels` .* For a loss without labels pass \(\)"):
+        jaxloss.linear_loss(case.call, z, z, None)
+    with pytest.raises(TypeError, match=r"map_linear_logits: `rows\[1\]` must be .*got None"):
+        jaxloss.map_linear_logits(case.call, z, z, z, None)
+
+
+@cases.all_cases
+@pytest.mark.parametrize(("batch", "size"), SHAPES)
+def test_labels_before_logits_are_named_where_shapes_or_dtypes_tell(case, batch, size):
+    """As Keras, torch's transforms and scikit-learn order them: (y_true, y_pred)."""
+    predictions = case.link(jnp.zeros((*batch, size)))
+    ids, onehot = jnp.zeros(batch, jnp.int32), jnp.zeros((*batch, size))
+    column = [ids[..., None], ids[..., None].astype(jnp.float32)] if batch else []
+    for labels in (ids, ids.astype(jnp.float32), onehot.astype(jnp.int32), onehot > 0, *column):
+        if labels.ndim:
+            with pytest.raises(
+                (TypeError, ValueError), match=r"swapped\? The order is \(\w+, labels\); Keras has \(y_"
+            ):
+                case.call(labels, predictions)
+
+
+PATHS = [c for c in cases.ALL if c.name in {"cross_entropy", "entmax", "binary", "hamming", "probabilities"}]
+
+
+@cases.parametrize(PATHS)
+def test_labels_before_logits_are_named_by_their_data(case, rng):
+    batch = (2, 3)
+    onehot = jnp.asarray(np.eye(4)[rng.integers(0, 4, batch)], jnp.float32)
+    scores = jnp.asarray(rng.normal(size=(*batch, 4)), jnp.float32).at[..., 0].set(-1)
+    for predictions in (scores, jnp.abs(scores), jax.nn.softmax(scores)):
+        assert "swapped?" in user_error(case.call, onehot, predictions)
+    right = case.link(scores)
+    assert user_error(case.call, right, onehot) == ""
+    if case.soft:
+        assert user_error(case.call, right, jax.nn.softmax(scores)) == ""
+        assert user_error(case.call, onehot, onehot) == ""
+
+
+@cases.probability_cases
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+def test_probabilities_a_rounding_outside_count_as_0_or_1(case, dtype, rng, x64):
+    logarithms = case.name == "log_probabilities"
+    eps = float(jnp.finfo(dtype).eps)
+    run = jax.jit(jaxloss.per_example_value_and_grad(case.loss))
+    ends = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    onehot = jnp.asarray(ends, jnp.float32)
+    labels = [onehot, jnp.array([0, 1, 0], jnp.int32)] if case.name != "binary_probabilities" else [onehot]
+    for t in labels:
+        with np.errstate(divide="ignore"):
+            exact = run(jnp.asarray(np.log(ends) if logarithms else ends, dtype), t)
+        for steps in (1, 7):
+            off = ends + eps * steps * np.array([[1, -1], [-0.5, 0.5], [0.5, -1]])
+            given = np.where(ends == 1, off - 1, -np.inf) if logarithms else off
+            with jax.debug_nans(True):
+                got = run(jnp.asarray(given, dtype), t)
+            jax.tree.map(np.testing.assert_array_equal, got, exact)
+            assert np.isfinite(np.asarray(got[1], np.float64)).all()
+            assert user_error(case.loss, jnp.asarray(given, dtype), t) == ""
+        if not logarithms:
+            far = run(jnp.asarray(ends + eps * 20 * np.array([[1, -1], [0, 0], [0, -1]]), dtype), t)
+            np.testing.assert_array_equal(np.isnan(far[0]).reshape(3, -1).any(1), [True, False, True])
+            np.testing.assert_array_equal(np.isnan(far[1]).any(1), [True, False, True])
+
+
+@cases.probability_cases
+@pytest.mark.parametrize(("batch", "size"), [((6,), 5), ((2, 3), 40)])
+def test_logits_as_probabilities_are_named(case, batch, size, rng):
+    logits = jnp.asarray(rng.normal(size=(*batch, size)) * 3, jnp.float32)
+    labels = cases.labels_for(case, rng, "onehot", int(np.prod(batch)), size).reshape(logits.shape)
+    message = user_error(case.loss, logits, labels)
+    assert "must be" in message
+    assert "for logits use s" in message
+    assert user_error(case.loss, case.link(logits).astype(jnp.bfloat16), labels) == ""
+    if case.name == "binary_probabilities":
+        return
+    positive = jax.nn.sigmoid(logits) if case.name == "probabilities" else -jnp.abs(logits) * 0.01
+    assert "sum to 1 in each row" in user_error(case.loss, positive, labels)
+    kept = jnp.zeros(batch, bool)
+    assert user_error(case.loss, positive, labels, where=kept) == ""
+    classes = jnp.ones(logits.shape, bool).at[..., 1:].set(False)
+    assert user_error(case.loss, case.link(logits), jnp.where(classes, labels, 0), where=classes) == ""
+
+
+EFFECTIVE = partial(jaxloss.effective_number_weights, beta=0.9)
+
+
+@pytest.mark.parametrize(("weights", "dtype"), [(jaxloss.balanced_class_weights, jnp.int32), (EFFECTIVE, jnp.float32)])
+def test_labels_in_place_of_counts_are_named(weights, dtype, rng):
+    for rows, classes in ((32, 2), (5000, 37)):
+        labels = jnp.asarray(rng.integers(0, classes, rows), dtype)
+        assert "are they labels?" in user_error(weights, labels)
+        counts = jnp.bincount(labels.astype(jnp.int32), length=classes).astype(dtype)
+        assert user_error(weights, counts) == ""
+        with pytest.raises(ValueError, match=r"one entry for each of the 3 classes.*bincount\(labels, length=C\)"):
+            jaxloss.softmax_cross_entropy(
+                jnp.zeros((rows, 3)), jnp.zeros(rows, jnp.int32), class_weights=weights(labels)
+            )
+    assert "counts, >= 0; got -1" in user_error(weights, jnp.asarray([-1, 1, 1], dtype))
+    assert user_error(weights, jnp.asarray([900, 5, 1] * 40, dtype)) == ""
+
+
+@cases.all_cases
+def test_labels_as_other_libraries_hand_them_over(case, rng):
+    """Keras' fit: floats, in a column; XGBoost: a float32 vector; scikit-learn's margins: -1 and 1; names."""
+    z, ids = cases.logits_for(case, rng), rng.integers(0, 5, 6)
+    with pytest.raises((TypeError, ValueError), match=r"float32\[6\]\. For class ids use labels\.astype\(jnp\.int32\)"):
+        case.call(z, ids.astype(np.float32))
+    with pytest.raises(ValueError, match=r"float32\[6,1\]\..* labels\[\.\.\., 0\]\.astype\(jnp\.int32\)"):
+        case.call(z, ids[:, None].astype(np.float32))
+    for names in (np.array(["cat", "dog"] * 3), ["cat"] * 6, np.array(["cat", 1, 2], object)):
+        with pytest.raises(TypeError, match=r"`labels`.* of dtype .*numpy\.unique\(names, return_inverse=True\)\[1\]"):
+            case.call(z, names)
+    signs = jnp.asarray(np.sign(rng.normal(size=z.shape)), jnp.float32).at[0, 0].set(-1)
+    assert "got -1.0" in user_error(case.call, z, signs)
+
+
+def test_alpha_of_a_softmax_loss_says_what_does_it():
+    with pytest.raises(TypeError, match=r"'alpha'; it takes .* For `alpha` use class_weights"):
+        jaxloss.softmax_focal_loss(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), **{"alpha": 0.25})
