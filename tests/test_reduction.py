@@ -59,6 +59,24 @@ def test_a_mask_given_once_is_right_in_value_and_gradient(case, rng, standard_pr
     np.testing.assert_array_equal(got[1][~keep], np.zeros_like(got[1][~keep]))
 
 
+def test_rows_left_out_reach_no_derivative_by_an_option(rng):
+    keep, t = jnp.arange(6) < 4, jnp.ones(6)
+    p = spoiled(jnp.asarray(rng.uniform(0.1, 0.9, 6), jnp.float32), keep, 0)
+
+    def power(exponent):
+        def loss(p, t):
+            return t * jnp.exp(exponent * jnp.log(-jnp.log(p))) - (1 - t) * jnp.log1p(-p)
+
+        return jaxloss.masked_loss(loss, p, t, keep).mean()
+
+    def focal(gamma):
+        return jaxloss.masked_loss(jaxloss.sigmoid_focal_loss, spoiled(p, keep, -jnp.inf), t, keep, gamma=gamma).mean()
+
+    assert jax.grad(focal)(0.5) < 0
+    s = -np.log(np.asarray(p[:4]))
+    np.testing.assert_allclose(jax.grad(power)(3.0), np.mean(s**3 * np.log(s)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("case", [c for c in ONE_EACH if c.multilabel], ids=lambda case: case.name)
 def test_a_mask_of_elements_given_once(case, rng):
     """Of a loss by row, rows without a known label do not count."""

@@ -31,7 +31,9 @@ def _hint(key: str, given: tuple[int, ...], losses: tuple[int, ...]) -> str:
     if given == (*losses, 1):
         return f" Drop the last axis with {key}[..., 0]."
     if given[: len(losses)] == losses and key == "where":
-        return " Losses are by row: pass mask.any(-1), and this to the loss (masked_loss does both for those of jaxloss)."
+        return (
+            " Losses are by row: pass mask.any(-1), and this to the loss (masked_loss does both for those of jaxloss)."
+        )
     if missing and len(given) == 1:
         return " For a weight of each class pass class_weights to the loss." * (key == "weights")
     if missing:
@@ -65,7 +67,7 @@ def rows_of(name: str, logits: jax.Array, axis: Any, axis_name: AxisName) -> Row
 
 
 def fitted(rows: RowShape, x: jax.Array | None, losses: jax.Array, reduce: bool = False) -> jax.Array | None:
-    """A mask or weights of rows spread over the losses of their elements, or, to `reduce`, rows with an element kept."""
+    """A mask or weights of rows spread over losses by element, or, to `reduce`, rows with an element kept."""
     if x is None or x.shape == losses.shape:
         return x
     if x.shape == rows.shape:
@@ -74,7 +76,7 @@ def fitted(rows: RowShape, x: jax.Array | None, losses: jax.Array, reduce: bool 
 
 
 def neutral(name: str, rows: RowShape, where: jax.Array, logits: jax.Array, labels: jax.Array) -> list[jax.Array]:
-    """Logits and labels whose entries left out are valid for any loss, so that its gradient there is finite."""
+    """Logits and labels that are valid for any loss where left out, so that its derivatives by options are finite."""
     check_where(name, where, {rows.shape: "rows to keep", logits.shape: "elements to keep"})
 
     def fill(x: jax.Array) -> jax.Array:
