@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core.options import HESSIANS, check_given
+from jaxloss._core.options import HESSIANS, check_given, prepared
 
 
 def per_example_value_and_grad(loss: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
@@ -36,7 +36,9 @@ def per_example_value_and_grad(loss: Callable[..., jax.Array]) -> Callable[..., 
     @functools.wraps(loss)
     def value_and_grad(logits, *args, **kwargs):
         check_given("per_example_value_and_grad", "logits", logits)
-        values, pullback = jax.vjp(lambda z: loss(z, *args, **kwargs), jnp.asarray(logits))
+        values, pullback = jax.vjp(
+            lambda z: loss(z, *args, **kwargs), prepared("per_example_value_and_grad", "logits", logits)
+        )
         return values, pullback(jnp.ones_like(values))[0]
 
     return value_and_grad
@@ -85,7 +87,7 @@ def per_example_value_grad_hess(
     def value_grad_hess(logits, *args, **kwargs):
         kwargs = options | kwargs
         check_given("per_example_value_grad_hess", "logits", logits)
-        logits = jnp.asarray(logits)
+        logits = prepared("per_example_value_grad_hess", "logits", logits)
         values, gradient = per_example_value_and_grad(function)(logits, *args, **kwargs)
         return values, gradient, hessian(logits, *args, **kwargs)
 

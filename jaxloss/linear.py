@@ -18,7 +18,7 @@ from jaxloss._core.chunks import Splits, splits
 from jaxloss._core.linear import Layer, Operands, layer_of, row_results, row_sum
 from jaxloss._core.linear_arguments import check_results, checked_layer, checked_rows, hashable
 from jaxloss._core.meshes import Layout, P, Spec, layout
-from jaxloss._core.options import AxisName, describe
+from jaxloss._core.options import AxisName, describe, prepared
 from jaxloss._core.varying import Tree, varying_any
 from jaxloss.reduction import LossSum
 
@@ -111,7 +111,8 @@ def linear_loss(
     name = "linear_loss"
     given, batch, class_axis = checked_layer(name, hidden, kernel, bias, labels, axis)
     labels = given.rows
-    where, weights = (None if x is None else jnp.asarray(x) for x in (where, weights))
+    pairs = (("where", where), ("weights", weights))
+    where, weights = (None if x is None else jnp.asarray(prepared(name, key, x)) for key, x in pairs)
     check_where(name, where, {batch: "rows to keep"})
     if weights is not None:
         check_floating(name, "weights", weights)

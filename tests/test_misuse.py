@@ -163,6 +163,10 @@ def test_labels_as_other_libraries_hand_them_over(case, rng):
     for names in (np.array(["cat", "dog"] * 3), ["cat"] * 6, np.array(["cat", 1, 2], object)):
         with pytest.raises(TypeError, match=r"`labels`.* of dtype .*numpy\.unique\(names, return_inverse=True\)\[1\]"):
             case.call(z, names)
+    with pytest.raises(TypeError, match=r"linear_loss: `labels`.*numpy\.unique"):
+        jaxloss.linear_loss(case.call, z, z.T, np.array(["cat", "dog"] * 3))
+    if case not in PATHS:
+        return
     signs = jnp.asarray(np.sign(rng.normal(size=z.shape)), jnp.float32).at[0, 0].set(-1)
     assert "got -1.0" in user_error(case.call, z, signs)
 

@@ -90,7 +90,7 @@ def test_a_mask_of_elements_given_once(case, rng):
         losses = case.call(x, y, where=known)
         return jaxloss.mean(losses, known if losses.ndim == 2 else known.any(-1))
 
-    got, expected = (jax.value_and_grad(f)(z) for f, z in ((masked, jnp.where(known, x, jnp.nan)), (twice, x)))
+    got, expected = (jax.jit(jax.value_and_grad(f))(z) for f, z in ((masked, jnp.where(known, x, jnp.nan)), (twice, x)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), got, expected)
 
 

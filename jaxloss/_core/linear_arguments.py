@@ -1,13 +1,14 @@
 """Checks of the arguments of functions of a linear layer, and of what the function that it is given returns."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from jaxloss._core.arguments import check_floating
 from jaxloss._core.meshes import Arguments
-from jaxloss._core.options import check_given, describe
+from jaxloss._core.options import check_given, describe, prepared
 from jaxloss._core.varying import Tree
 
 
@@ -22,9 +23,8 @@ def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tu
             check_given(
                 name, f"rows[{i}]", part, "an array or a tree of arrays", " What `fn` does not need, leave out."
             )
-    hidden, kernel = jnp.asarray(hidden), jnp.asarray(kernel)
-    bias = None if bias is None else jnp.asarray(bias)
-    rows = jax.tree.map(jnp.asarray, rows)
+    hidden, kernel, bias = (prepared(name, *x) for x in (("hidden", hidden), ("kernel", kernel), ("bias", bias)))
+    rows = jax.tree.map(partial(prepared, name, "labels" if name == "linear_loss" else "rows"), rows)
     for key, x in {"hidden": hidden, "kernel": kernel, "bias": bias}.items():
         if x is not None:
             check_floating(name, key, x)
