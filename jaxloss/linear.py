@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxloss._core.arguments import check_floating, check_where
 from jaxloss._core.chunks import Splits, splits
 from jaxloss._core.linear import Layer, Operands, layer_of, row_results, row_sum
-from jaxloss._core.linear_arguments import check_results, checked_layer, checked_rows, hashable
+from jaxloss._core.linear_arguments import check_results, checked_layer, checked_rows, filling, prepared
 from jaxloss._core.meshes import Layout, P, Spec, layout
 from jaxloss._core.options import AxisName, describe, prepared
 from jaxloss._core.varying import Tree, varying_any
@@ -34,6 +34,7 @@ def linear_loss(
     weights: ArrayLike | None = None,
     loss_args: tuple = (),
     has_aux: bool = False,
+    logits_fn: Callable[[jax.Array], jax.Array] | None = None,
     axis: int = -1,
     chunk_rows: int | None = None,
     precision: Any = None,
@@ -43,6 +44,7 @@ def linear_loss(
     kernel_spec: Spec = None,
     labels_spec: Tree = None,
     loss_args_spec: Tree = None,
+    class_fill: float | None = None,
 ) -> Any:
     """Sum of a loss over the rows of a linear layer, with every derivative, never holding all logits.
 
@@ -53,9 +55,8 @@ def linear_loss(
 
     Args:
       loss: function (logits [rows, C], labels of those rows, *loss_args) -> losses [rows], whose rows do not depend on
-        each other; a loss of jaxloss (options by `functools.partial`), of optax, or any other, with a cap or a
-        temperature of the logits inside if wanted. Logits come in float32 (float64 for float64 factors). In eager
-        calls, pass the same function each time: another one is compiled anew.
+        each other; a loss of jaxloss (options by `functools.partial`), of optax, or any other. Logits come in float32
+        (float64 for float64 factors). In eager calls, pass the same function each time: another one is compiled anew.
       hidden: float array [*batch, H].
       kernel: float array [H, C], or [C, H] with axis=0 (a tied embedding table; it is not copied). Rows and kernel of
         two dtypes are multiplied in the one that holds both.
@@ -68,6 +69,8 @@ def linear_loss(
         over are differentiated, too.
       has_aux: whether `loss` returns (losses, auxiliary results), the latter a tree of arrays [rows, ...] to be logged;
         they count as constants. `softmax_statistics` has what is usually logged; an `argmax` is slow on CPU.
+      logits_fn: function (logits [rows, C]) -> logits of the same shape, each of its own class alone: a cap or a
+        temperature. `loss` gets what it returns, and -inf for classes left out. It may close over traced arrays.
       axis: the class axis of `kernel`.
       chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, 8192, but logits of
         1 GiB at least and of 4 GiB at the most; where the program is lowered for CPU, 4 H, but logits of 16 MiB at
@@ -76,13 +79,16 @@ def linear_loss(
       mesh: the mesh that the following names belong to; that of `jax.set_mesh` or of the arguments if None.
       batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
       axis_name: the mesh axis that shards the classes; give it to `loss` as well, which sees a shard of the logits.
-        Classes that do not divide are filled up with logits of -inf.
+        Classes that do not divide are filled up with logits of -inf; a function that is not jaxloss's own needs
+        `class_fill` then.
       kernel_spec: how `kernel` is split, where over axes of the batch, too (fully sharded data parallelism); it is
         gathered once, and its gradient reduced and scattered.
       labels_spec: tree of `PartitionSpec` for labels that are sharded over more than `batch_spec`.
       loss_args_spec: tree of `PartitionSpec` for `loss_args`, whole on every device if None.
+      class_fill: entry that classes added get in arrays with a class axis, such as 0 for distributions and -inf for
+        logits of a teacher. Giving it says that `loss` counts classes whose logit is -inf for nothing.
 
-    On explicit meshes the types of the arguments replace the last five; inside `jax.shard_map` give none of them.
+    On explicit meshes the types of the arguments replace the last six; inside `jax.shard_map` give none of them.
 
     Returns:
       `LossSum`, whose `mean()` is the mean over the rows kept and whose sums add up over microbatches and devices; with
@@ -123,13 +129,16 @@ def linear_loss(
     arguments = given._replace(rows=(labels, weights, where), shared=jax.tree.map(jnp.asarray, loss_args))
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
     layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
-    run = partial(_sum, hashable(name, "loss", loss), has_aux, layer, checked_rows(name, chunk_rows))
+    function = prepared(name, "loss", loss, logits_fn)
+    run = partial(_sum, function, has_aux, layer, checked_rows(name, chunk_rows))
     if place is None:
         total, extra = run(*arguments)
     else:
         rows_spec = None if labels_spec is None else (labels_spec, place.batch, place.batch)
         shard = partial(_sum_over_devices, place, run)
-        total, extra = place.run(shard, arguments, rows_spec, loss_args_spec, (P(), place.batch))
+        fill = filling(name, "loss", loss, class_fill, place, arguments)
+        arguments = arguments._replace(rows=(fill.ids(labels, where), weights, where))
+        total, extra = place.run(shard, arguments, rows_spec, loss_args_spec, (P(), place.batch), fill.entry)
     ones = jnp.ones(batch, total.dtype) if weights is None else weights
     result = LossSum(total, LossSum.of(ones, where).total)
     return (result, extra) if has_aux else result
@@ -141,6 +150,7 @@ def map_linear_logits(
     kernel: ArrayLike,
     *rows: Tree,
     bias: ArrayLike | None = None,
+    logits_fn: Callable[[jax.Array], jax.Array] | None = None,
     axis: int = -1,
     chunk_rows: int | None = None,
     precision: Any = None,
@@ -149,6 +159,7 @@ def map_linear_logits(
     axis_name: AxisName = None,
     kernel_spec: Spec = None,
     rows_spec: Tree = None,
+    class_fill: float | None = None,
 ) -> Tree:
     """Results by row of a function of the logits of a linear layer, never holding all logits.
 
@@ -165,6 +176,8 @@ def map_linear_logits(
         two dtypes are multiplied in the one that holds both.
       rows: arrays or trees of arrays [*batch, ...], an entry for each row. Differentiable.
       bias: float array [C]; an entry of -inf leaves a class out.
+      logits_fn: function (logits [rows, C]) -> logits of the same shape, each of its own class alone: a cap or a
+        temperature. `fn` gets what it returns, and -inf for classes left out. It may close over traced arrays.
       axis: the class axis of `kernel`.
       chunk_rows: rows of a chunk at the most; as many as there are, or more, for no loop. If None, 8192, but logits of
         1 GiB at least and of 4 GiB at the most; where the program is lowered for CPU, 4 H, but logits of 16 MiB at
@@ -173,12 +186,15 @@ def map_linear_logits(
       mesh: the mesh that the following names belong to; that of `jax.set_mesh` or of the arguments if None.
       batch_spec: the mesh axes that shard the rows: a name, or a `PartitionSpec` with an entry for each batch axis.
       axis_name: the mesh axis that shards the classes; `fn` sees a shard of the logits and has to combine its results
-        over that axis. Classes that do not divide are filled up with logits of -inf.
+        over that axis. Classes that do not divide are filled up with logits of -inf; a function that is not jaxloss's
+        own needs `class_fill` then.
       kernel_spec: how `kernel` is split, where over axes of the batch, too (fully sharded data parallelism); it is
         gathered once, and its gradient reduced and scattered.
       rows_spec: tuple of trees of `PartitionSpec` for `rows` that are sharded over more than `batch_spec`.
+      class_fill: entry that classes added get in arrays with a class axis, such as 0 for distributions and -inf for
+        logits of a teacher. Giving it says that `fn` counts classes whose logit is -inf for nothing.
 
-    On explicit meshes the types of the arguments replace the last four; inside `jax.shard_map` give none of them.
+    On explicit meshes the types of the arguments replace the last five; inside `jax.shard_map` give none of them.
 
     Returns:
       Tree of arrays [*batch, ...].
@@ -202,10 +218,12 @@ def map_linear_logits(
     arguments, _, class_axis = checked_layer(name, hidden, kernel, bias, rows, axis)
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
     layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
-    run = partial(_map, hashable(name, "fn", fn), layer, checked_rows(name, chunk_rows))
+    run = partial(_map, prepared(name, "fn", fn, logits_fn), layer, checked_rows(name, chunk_rows))
     if place is None:
         return run(*arguments)
-    return place.run(run, arguments, rows_spec, None, place.batch)
+    fill = filling(name, "fn", fn, class_fill, place, arguments)
+    arguments = arguments._replace(rows=tuple(fill.ids(x) for x in arguments.rows))
+    return place.run(run, arguments, rows_spec, None, place.batch, fill.entry)
 
 
 def _splits(layer: Layer, chunk_rows: int | None, hidden: jax.Array, kernel: jax.Array) -> Splits:

@@ -200,7 +200,7 @@ def test_gradients_are_summed_over_devices_in_float32_and_rounded_once(split, ki
 def test_classes_that_do_not_divide_are_filled_up(soft, size, rng):
     """Megatron#737: smoothing over the classes that exist. Columns of zeros would each add 1 to the sum (tokamax)."""
     problem = Problem(rng, size, soft)
-    names = NAMES | {"labels_spec": P("data", None, "model") if soft else None}
+    names = NAMES | {"labels_spec": P("data", None, "model") if soft else None, "class_fill": 0}
     loss = partial(problem.loss, function=partial(focal, axis_name="model"), **names)
 
     def without_bias(loss):

@@ -1,14 +1,16 @@
 """Checks of the arguments of functions of a linear layer, and of what the function that it is given returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxloss._core.arguments import check_floating
-from jaxloss._core.meshes import Arguments
-from jaxloss._core.options import check_given, describe, prepared
+from jaxloss._core.arguments import check_floating, class_ids
+from jaxloss._core.meshes import Arguments, Layout
+from jaxloss._core.options import CLASS_FILLS, check_given, describe, prepared
 from jaxloss._core.varying import Tree
 
 
@@ -58,14 +60,93 @@ def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tu
     return Arguments(hidden, kernel, bias, rows, ()), batch, class_axis
 
 
-def hashable(name: str, key: str, function: Callable) -> Callable:
+def prepared(name: str, key: str, function: Callable, logits_fn: Callable | None) -> Callable:
+    """The function, of logits that `logits_fn` has changed, as a static argument of a program."""
+    function = hashable(name, key, function, "logits and rows")
+    if logits_fn is None:
+        return function
+    return After(name, function, hashable(name, "logits_fn", logits_fn, "logits"))
+
+
+def hashable(name: str, key: str, function: Callable, arguments: str) -> Callable:
     if not callable(function):
-        raise TypeError(f"{name}: `{key}` must be a function of logits and rows; got {type(function).__name__}.")
+        raise TypeError(f"{name}: `{key}` must be a function of {arguments}; got {type(function).__name__}.")
     try:
         hash(function)
     except TypeError:
         return lambda *arguments: function(*arguments)
     return function
+
+
+class After(NamedTuple):
+    """A function of logits that another has changed before; classes left out, whose logit is -inf, stay so."""
+
+    name: str
+    function: Callable
+    logits_fn: Callable
+
+    def __call__(self, z: jax.Array, *rest: Tree) -> Tree:
+        left_out = z == -jnp.inf
+        found = self.logits_fn(jnp.where(left_out, 0, z))
+        if getattr(found, "shape", None) != z.shape or not jnp.issubdtype(found.dtype, jnp.floating):
+            got = describe(found) if hasattr(found, "dtype") else repr(found)
+            raise ValueError(
+                f"{self.name}: `logits_fn` must return logits of the shape of those given, {describe(z)}; got {got}."
+            )
+        return self.function(jnp.where(left_out, -jnp.inf, found.astype(z.dtype)), *rest)
+
+
+class Filling(NamedTuple):
+    """Classes that fill up the last shards, where their number does not divide, in arguments of a function."""
+
+    name: str
+    key: str  # of the function
+    size: int  # classes that exist
+    batch: tuple[int, ...]
+    known: float | None  # entry of labels, for a function of jaxloss
+    class_fill: float | None
+
+    def entry(self, kind: str, x: jax.Array) -> float:
+        """Of the classes added to an array with an entry for each row, or to a shared one."""
+        fill = self.known if kind == "rows" and self.class_fill is None else self.class_fill
+        key = "loss_args" if kind == "shared" else "labels" if self.name == "linear_loss" else "rows"
+        if fill is None:
+            raise ValueError(
+                f"{self.name}: `{key}` {describe(x)} must be filled up with classes, as their number does not divide "
+                f"over the mesh, and what `{self.key}` makes of their entries is not known. Pass class_fill=0, or the "
+                "number that stands for nothing there."
+            )
+        if not jnp.issubdtype(x.dtype, jnp.floating) and fill != 0:
+            raise ValueError(f"{self.name}: `class_fill` must be 0 for `{key}` {describe(x)}; got {fill}.")
+        return fill
+
+    def ids(self, labels: Tree, where: jax.Array | None = None) -> Tree:
+        """Labels of a function of jaxloss, no id being that of a class added."""
+        whole = not isinstance(labels, jax.Array) or labels.shape != self.batch
+        if whole or self.known is None or not jnp.issubdtype(labels.dtype, jnp.integer):
+            return labels
+        kept = labels if where is None else jnp.where(where, labels, jnp.zeros_like(labels))
+        return class_ids(self.name, kept, self.size)
+
+
+def filling(name, key, function, class_fill, place: Layout, arguments: Arguments) -> Filling:
+    """Refuses a function of which nobody has said that it counts classes of logits -inf for nothing."""
+    if class_fill is not None and not isinstance(class_fill, int | float | np.number):
+        raise TypeError(f"{name}: `class_fill` must be a number, or None; got {class_fill!r}.")
+    base = function.func if isinstance(function, partial) and not function.args else function
+    known = CLASS_FILLS.get(base) if isinstance(base, Hashable) else None
+    kernel, added = arguments.kernel, place.added(arguments.kernel)
+    if added and known is None and class_fill is None:
+        raise ValueError(
+            f"{name}: `{key}` must be a function of jaxloss, or known to count classes of logits -inf for nothing, "
+            f"as the classes of `kernel` {describe(kernel)} do not divide over the {place.shards} devices of mesh axis "
+            f"{'+'.join(place.classes)!r}; got {function!r}. If it counts them for nothing, pass class_fill=0, the "
+            "entry of classes added in labels; but a cap or a temperature of the logits must be moved to `logits_fn`. "
+            "Else fill up the kernel before."
+        )
+    size = kernel.shape[place.class_axis]
+    value = None if class_fill is None else float(class_fill)
+    return Filling(name, key, size, arguments.hidden.shape[:-1], known if added else None, value)
 
 
 def checked_rows(name: str, chunk_rows: int | None) -> int | None:

@@ -7,6 +7,7 @@ the sum of gradients. On explicit meshes the types of the arguments say all this
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -71,19 +72,17 @@ class Layout(NamedTuple):
         given = jax.tree.map(lambda spec: P(spec) if isinstance(spec, str) else spec, given, is_leaf=_is_spec)
         return jax.tree.map(lambda spec, part: jax.tree.map(lambda _: spec, part), given, tree, is_leaf=_is_spec)
 
-    def padded(self, x: jax.Array, spec: P, value: float = 0) -> jax.Array:
-        """With classes added where their number does not divide into the shards."""
-        entries = zip(x.shape, _entries(spec, x.ndim), strict=True)
-        widths = [-size % self.shards if _names(e) == self.classes else 0 for size, e in entries]
-        return jnp.pad(x, [(0, width) for width in widths], constant_values=value) if any(widths) else x
+    def added(self, kernel: jax.Array) -> int:
+        """How many classes fill up the last shards."""
+        return -kernel.shape[self.class_axis] % self.shards
 
-    def run(self, function: Callable, arguments: "Arguments", rows_spec: Tree, shared_spec: Tree, out_specs: Tree):
-        """The function of the shards of its arguments."""
+    def run(self, function: Callable, arguments: "Arguments", rows_spec: Tree, shared_spec: Tree, out_specs: Tree,
+            fill: Callable[[str, jax.Array], float]):  # fmt: skip
+        """The function of the shards of its arguments; `fill` has the entry of classes added to rows or shared."""
         kernel, bias = arguments.kernel, arguments.bias
-        if self.classes and kernel.shape[self.class_axis] % self.shards and bias is None:
-            bias = jnp.zeros(kernel.shape[self.class_axis], kernel.dtype)
-        classes = P(_entry(self.classes))
-        bias = None if bias is None else self.padded(bias, classes, -jnp.inf)
+        classes, size, added = P(_entry(self.classes)), kernel.shape[self.class_axis], self.added(kernel)
+        if added and bias is None:
+            bias = jnp.zeros(size, kernel.dtype)
         specs = Arguments(
             P(*self.batch, None),
             self.kernel,
@@ -91,9 +90,12 @@ class Layout(NamedTuple):
             self.specs(arguments.rows, rows_spec, True),
             self.specs(arguments.shared, shared_spec, False),
         )
-        leaves, structure = jax.tree.flatten(arguments._replace(bias=bias))
+        arguments = arguments._replace(bias=bias)
+        if added:
+            fills = Arguments(0, 0, -jnp.inf, partial(fill, "rows"), partial(fill, "shared"))
+            arguments = Arguments(*map(partial(self._filled, size, added), arguments, specs, fills))
+        leaves, structure = jax.tree.flatten(arguments)
         in_specs = tuple(jax.tree.leaves(specs))
-        leaves = [self.padded(x, spec) for x, spec in zip(leaves, in_specs, strict=True)]
         if self.mesh.explicit_axes:
             leaves = [jax.sharding.reshard(x, spec) for x, spec in zip(leaves, in_specs, strict=True)]
 
@@ -104,6 +106,18 @@ class Layout(NamedTuple):
             return function(*given)
 
         return jax.shard_map(shard, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)(*leaves)
+
+    def _filled(self, size: int, added: int, tree: Tree, specs: Tree, fill: Any) -> Tree:
+        """With classes added to every array that is split by classes."""
+
+        def pad(x, spec):
+            entries = zip(x.shape, _entries(spec, x.ndim), strict=True)
+            widths = [(0, added if n == size and _names(e) == self.classes else 0) for n, e in entries]
+            if not any(map(any, widths)):
+                return x
+            return jnp.pad(x, widths, constant_values=fill(x) if callable(fill) else fill)
+
+        return jax.tree.map(pad, tree, specs)
 
 
 class Arguments(NamedTuple):

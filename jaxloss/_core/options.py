@@ -55,6 +55,9 @@ OPTIONS = {
 
 HESSIANS: dict[Callable[..., Any], Callable[..., Any]] = {}  # by public function, not by attribute: wrappers copy those
 COMPILED: set[Callable[..., Any]] = set()
+CLASS_FILLS: dict[Callable[..., Any], float] = {}
+"""Public functions that take shards of the classes, all of which count classes of logits -inf for nothing; and the
+entry of such a class in their labels."""
 ELSEWHERE = {
     "weight": "class_weights",
     "weights": "class_weights, or jaxloss.mean(losses, weights=...)",
@@ -108,6 +111,8 @@ def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name",
         return program(**bound.arguments)
 
     COMPILED.add(wrapper)
+    if "axis_name" in signature.parameters:
+        CLASS_FILLS[wrapper] = -np.inf if "target_logits" in signature.parameters else 0
     return cast(Function, wrapper)
 
 
