@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core.options import HESSIANS, check_given, prepared
+from jaxloss._core.options import HESSIANS, as_argument, check_given
 
 
 def per_example_value_and_grad(loss: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
@@ -37,7 +37,7 @@ def per_example_value_and_grad(loss: Callable[..., jax.Array]) -> Callable[..., 
     def value_and_grad(logits, *args, **kwargs):
         check_given("per_example_value_and_grad", "logits", logits)
         values, pullback = jax.vjp(
-            lambda z: loss(z, *args, **kwargs), prepared("per_example_value_and_grad", "logits", logits)
+            lambda z: loss(z, *args, **kwargs), as_argument("per_example_value_and_grad", "logits", logits)
         )
         return values, pullback(jnp.ones_like(values))[0]
 
@@ -87,7 +87,7 @@ def per_example_value_grad_hess(
     def value_grad_hess(logits, *args, **kwargs):
         kwargs = options | kwargs
         check_given("per_example_value_grad_hess", "logits", logits)
-        logits = prepared("per_example_value_grad_hess", "logits", logits)
+        logits = as_argument("per_example_value_grad_hess", "logits", logits)
         values, gradient = per_example_value_and_grad(function)(logits, *args, **kwargs)
         return values, gradient, hessian(logits, *args, **kwargs)
 

@@ -13,12 +13,19 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxloss._core.arguments import check_floating, check_where
+from jaxloss._core.arguments import check_where
 from jaxloss._core.chunks import Splits, splits
 from jaxloss._core.linear import Layer, Operands, layer_of, row_results, row_sum
-from jaxloss._core.linear_arguments import check_results, checked_layer, checked_rows, filling, prepared
+from jaxloss._core.linear_arguments import (
+    check_results,
+    checked_layer,
+    checked_rows,
+    checked_weights,
+    filling,
+    prepared,
+)
 from jaxloss._core.meshes import Layout, P, Spec, layout
-from jaxloss._core.options import AxisName, describe, prepared
+from jaxloss._core.options import AxisName, as_argument
 from jaxloss._core.varying import Tree, varying_any
 from jaxloss.reduction import LossSum
 
@@ -64,7 +71,7 @@ def linear_loss(
         hidden states of a teacher, advantages. Differentiable.
       bias: float array [C]; an entry of -inf leaves a class out.
       where: boolean [*batch], rows to keep; others may hold anything and give loss 0, gradient 0.
-      weights: float array [*batch], a weight of each row; 1 each if None. Differentiable.
+      weights: array [*batch] of numbers, a weight of each row; 1 each if None. Differentiable.
       loss_args: tuple of further arguments of `loss`, trees of arrays, differentiable. Traced arrays that `loss` closes
         over are differentiated, too.
       has_aux: whether `loss` returns (losses, auxiliary results), the latter a tree of arrays [rows, ...] to be logged;
@@ -117,18 +124,15 @@ def linear_loss(
     name = "linear_loss"
     given, batch, class_axis = checked_layer(name, hidden, kernel, bias, labels, axis)
     labels = given.rows
+    layer = layer_of(given.hidden, given.kernel, class_axis, precision)
     pairs = (("where", where), ("weights", weights))
-    where, weights = (None if x is None else jnp.asarray(prepared(name, key, x)) for key, x in pairs)
+    where, weights = (None if x is None else jnp.asarray(as_argument(name, key, x)) for key, x in pairs)
     check_where(name, where, {batch: "rows to keep"})
-    if weights is not None:
-        check_floating(name, "weights", weights)
-        if weights.shape != batch:
-            raise ValueError(f"{name}: `weights` must have shape {batch}; got {describe(weights)}.")
+    weights = checked_weights(name, weights, batch, layer)
     if not isinstance(loss_args, tuple):
         raise TypeError(f"{name}: `loss_args` must be a tuple; got {type(loss_args).__name__}. For one pass (x,).")
     arguments = given._replace(rows=(labels, weights, where), shared=jax.tree.map(jnp.asarray, loss_args))
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
-    layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
     function = prepared(name, "loss", loss, logits_fn)
     run = partial(_sum, function, has_aux, layer, checked_rows(name, chunk_rows))
     if place is None:
@@ -139,7 +143,7 @@ def linear_loss(
         fill = filling(name, "loss", loss, class_fill, place, arguments)
         arguments = arguments._replace(rows=(fill.ids(labels, where), weights, where))
         total, extra = place.run(shard, arguments, rows_spec, loss_args_spec, (P(), place.batch), fill.entry)
-    ones = jnp.ones(batch, total.dtype) if weights is None else weights
+    ones = jnp.ones(batch, total.dtype) if weights is None else weights.astype(total.dtype)
     result = LossSum(total, LossSum.of(ones, where).total)
     return (result, extra) if has_aux else result
 

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import check_floating, compute_dtype
 from jaxloss._core.masks import by_entry, fitted, neutral, rows_of
-from jaxloss._core.options import check_given, compiled, describe, number, of_jaxloss, prepared
+from jaxloss._core.options import as_argument, check_given, compiled, describe, number, of_jaxloss
 from jaxloss._core.varying import vary, varying
 
 
@@ -178,14 +178,14 @@ def masked_loss(
             f"{name}: `loss` must return losses of shape {rows.shape} or {logits.shape}, not reduced; got {got}."
         )
     keep = fitted(rows, keep, losses, reduce=of_jaxloss(loss))
-    return LossSum(*_sums(name, losses, keep, fitted(rows, prepared(name, "weights", weights), losses)))
+    return LossSum(*_sums(name, losses, keep, fitted(rows, as_argument(name, "weights", weights), losses)))
 
 
 def _required(name: str, key: str, value: Any) -> jax.Array:
     check_given(
         name, key, value, hint=" Without a mask use LossSum.of(loss(logits, labels))." if key == "where" else ""
     )
-    return prepared(name, key, value)
+    return as_argument(name, key, value)
 
 
 @compiled

@@ -521,3 +521,43 @@ def test_results_by_row_in_four_products(rng):
     for by, count in counts.items():
         function = jax.value_and_grad(total, by) if by else total
         assert products(jax.jit(function).lower(hidden, kernel).compile().as_text()) == count
+
+
+SECOND = {
+    "weights": lambda x: {"weights": jnp.ones(ROWS, x) / 2},
+    "bias": lambda x: {"bias": jnp.ones(SIZE, x)},
+    "labels": lambda x: {"labels": jnp.ones((ROWS, SIZE), x)},
+    "loss_args": lambda x: {"loss_args": (jnp.ones((), x),)},
+    "logits_fn": lambda x: {"logits_fn": lambda z: z.astype(x)},
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", SECOND)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+def test_the_layer_alone_has_the_dtype_of_the_result(dtype, name, rng):
+    """Whatever dtype comes beside it, and of sum, weight and mean alike."""
+    hidden, kernel, _ = layer(rng, dtype=dtype)
+
+    def loss(logits, labels, *temperature):
+        found = CE(logits, labels)
+        return found.astype(temperature[0].dtype) * temperature[0] if temperature else found
+
+    expected, other = (jnp.float64, jnp.float32) if dtype == jnp.float64 else (jnp.float32, jnp.float64)
+    arguments = {"labels": jnp.zeros(ROWS, jnp.int32)} | SECOND[name](other)
+    found = jaxloss.linear_loss(loss, hidden, kernel, chunk_rows=5, **arguments)
+    assert [x.dtype for x in (found.total, found.weight, found.mean())] == [expected] * 3
+
+
+def test_weights_may_be_counts_and_sizes_numbers_of_numpy(rng):
+    hidden, kernel, _ = layer(rng)
+    ids, counts = jnp.asarray(rng.integers(0, SIZE, ROWS), jnp.int32), rng.integers(0, 4, ROWS)
+    expected = dense(CE, hidden, kernel, ids, weights=jnp.asarray(counts, jnp.float32))
+    for kind in (np.int64, np.uint8):
+        rest = {"weights": counts.astype(kind), "chunk_rows": np.int64(5), "axis": np.int32(1)}
+        close(jaxloss.linear_loss(CE, hidden, kernel, ids, **rest), expected)
+        by_kernel = jax.grad(lambda k, rest=rest: jaxloss.linear_loss(CE, hidden, k, ids, **rest).mean())(kernel)
+        close(by_kernel, jax.grad(lambda k: dense(CE, hidden, k, ids, weights=counts).mean())(kernel))
+    close(jaxloss.linear_loss(CE, hidden, kernel, ids, weights=counts > 0).weight, np.sum(counts > 0))
+    rows = jaxloss.map_linear_logits(CE, hidden, kernel, ids, chunk_rows=np.uint16(5))
+    close(rows, CE(hidden @ kernel, ids))

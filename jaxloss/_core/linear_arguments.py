@@ -7,10 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import check_floating, class_ids
+from jaxloss._core.linear import Layer
 from jaxloss._core.meshes import Arguments, Layout
-from jaxloss._core.options import CLASS_FILLS, check_given, describe, prepared
+from jaxloss._core.options import CLASS_FILLS, as_argument, check_given, describe
 from jaxloss._core.varying import Tree
 
 
@@ -25,7 +27,7 @@ def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tu
             check_given(
                 name, f"rows[{i}]", part, "an array or a tree of arrays", " What `fn` does not need, leave out."
             )
-    hidden, kernel, bias = (prepared(name, *x) for x in (("hidden", hidden), ("kernel", kernel), ("bias", bias)))
+    hidden, kernel, bias = (as_argument(name, *x) for x in (("hidden", hidden), ("kernel", kernel), ("bias", bias)))
     rows = jax.tree.map(partial(prepared, name, "labels" if name == "linear_loss" else "rows"), rows)
     for key, x in {"hidden": hidden, "kernel": kernel, "bias": bias}.items():
         if x is not None:
@@ -39,7 +41,7 @@ def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tu
         raise ValueError(
             f"{name}: `axis` must be the class axis of `kernel`, 1 or -1 for [H, C], 0 for [C, H]; got {axis}."
         )
-    class_axis = axis % 2
+    class_axis = int(axis) % 2
     if kernel.shape[1 - class_axis] != hidden.shape[-1] or kernel.shape[class_axis] == 0:
         expected, other = ("[H, C]", "axis=0") if class_axis else ("[C, H]", "axis=-1")
         fits = kernel.shape[class_axis] == hidden.shape[-1]
@@ -149,10 +151,25 @@ def filling(name, key, function, class_fill, place: Layout, arguments: Arguments
     return Filling(name, key, size, arguments.hidden.shape[:-1], known if added else None, value)
 
 
+def checked_weights(name: str, weights: ArrayLike | None, batch: tuple[int, ...], layer: Layer) -> jax.Array | None:
+    """Weights of rows; counts as numbers of the computed dtype."""
+    if weights is None:
+        return None
+    weights = jnp.asarray(weights)
+    if jnp.issubdtype(weights.dtype, jnp.integer) or weights.dtype == jnp.bool_:
+        weights = weights.astype(layer.dtype)
+    check_floating(name, "weights", weights)
+    if weights.shape != batch:
+        raise ValueError(f"{name}: `weights` must have shape {batch}; got {describe(weights)}.")
+    return weights
+
+
 def checked_rows(name: str, chunk_rows: int | None) -> int | None:
-    if chunk_rows is not None and (not isinstance(chunk_rows, int) or chunk_rows < 1):
+    if chunk_rows is None:
+        return None
+    if not isinstance(chunk_rows, int | np.integer) or chunk_rows < 1:
         raise ValueError(f"{name}: `chunk_rows` must be an int >= 1, or None; got {chunk_rows!r}.")
-    return chunk_rows
+    return int(chunk_rows)
 
 
 def check_results(name: str, key: str, logits: jax.Array, found: Tree, exactly: bool = False) -> None:

@@ -8,7 +8,7 @@ value needs no recompilation and can be differentiated.
 import functools
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
@@ -55,7 +55,7 @@ OPTIONS = {
 
 HESSIANS: dict[Callable[..., Any], Callable[..., Any]] = {}  # by public function, not by attribute: wrappers copy those
 COMPILED: set[Callable[..., Any]] = set()
-CLASS_FILLS: dict[Callable[..., Any], float] = {}
+CLASS_FILLS: dict[Hashable, float] = {}
 """Public functions that take shards of the classes, all of which count classes of logits -inf for nothing; and the
 entry of such a class in their labels."""
 ELSEWHERE = {
@@ -86,7 +86,7 @@ def public(hessian: Callable[[Callable], Callable]) -> Callable[[Function], Func
 
 
 def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name", "surrogate")) -> Function:
-    """Compiles a function once per shape; what `prepared` makes of its arguments is what the program sees."""
+    """Compiles a function once per shape; what `as_argument` makes of its arguments is what the program sees."""
     name = function.__name__
     signature = inspect.signature(function)
     program = jax.jit(function, static_argnames=[key for key in signature.parameters if key in static], inline=True)
@@ -105,7 +105,7 @@ def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name",
             if key not in static:
                 if signature.parameters[key].default is inspect.Parameter.empty:
                     check_given(caller, key, value)
-                bound.arguments[key] = prepared(caller, key, value)
+                bound.arguments[key] = as_argument(caller, key, value)
             elif key == "axis":
                 bound.arguments[key] = static_axis(caller, value)
         return program(**bound.arguments)
@@ -129,7 +129,7 @@ def check_given(name: str, key: str, value: Any, kind: str = "an array", hint: s
         raise TypeError(f"{name}: `{key}` must be {kind}; got None, as `get` returns it for a missing key.{hint}")
 
 
-def prepared(name: str, key: str, value: Any) -> Any:
+def as_argument(name: str, key: str, value: Any) -> Any:
     if value is None:
         return None
     option = OPTIONS.get(key)
