@@ -15,14 +15,16 @@ from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import check_where
 from jaxloss._core.chunks import Splits, splits
+from jaxloss._core.functions import kept_if_closed
 from jaxloss._core.linear import Layer, Operands, layer_of, row_results, row_sum
 from jaxloss._core.linear_arguments import (
     check_results,
+    checked_functions,
     checked_layer,
     checked_rows,
     checked_weights,
+    composed,
     filling,
-    prepared,
 )
 from jaxloss._core.meshes import Layout, P, Spec, layout
 from jaxloss._core.options import AxisName, as_argument
@@ -63,7 +65,8 @@ def linear_loss(
     Args:
       loss: function (logits [rows, C], labels of those rows, *loss_args) -> losses [rows], whose rows do not depend on
         each other; a loss of jaxloss (options by `functools.partial`), of optax, or any other. Logits come in float32
-        (float64 for float64 factors). In eager calls, pass the same function each time: another one is compiled anew.
+        (float64 for float64 factors). In eager calls, pass the same function each time,
+        or an equal `functools.partial` of it: another one is compiled anew.
       hidden: float array [*batch, H].
       kernel: float array [H, C], or [C, H] with axis=0 (a tied embedding table; it is not copied). Rows and kernel of
         two dtypes are multiplied in the one that holds both.
@@ -133,8 +136,8 @@ def linear_loss(
         raise TypeError(f"{name}: `loss_args` must be a tuple; got {type(loss_args).__name__}. For one pass (x,).")
     arguments = given._replace(rows=(labels, weights, where), shared=jax.tree.map(jnp.asarray, loss_args))
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
-    function = prepared(name, "loss", loss, logits_fn)
-    run = partial(_sum, function, has_aux, layer, checked_rows(name, chunk_rows))
+    functions = checked_functions(name, "loss", loss, logits_fn)
+    run = partial(kept_if_closed, _sum, functions, has_aux, layer, checked_rows(name, chunk_rows))
     if place is None:
         total, extra = run(*arguments)
     else:
@@ -222,7 +225,8 @@ def map_linear_logits(
     arguments, _, class_axis = checked_layer(name, hidden, kernel, bias, rows, axis)
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
     layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
-    run = partial(_map, prepared(name, "fn", fn, logits_fn), layer, checked_rows(name, chunk_rows))
+    functions = checked_functions(name, "fn", fn, logits_fn)
+    run = partial(kept_if_closed, _map, functions, layer, checked_rows(name, chunk_rows))
     if place is None:
         return run(*arguments)
     fill = filling(name, "fn", fn, class_fill, place, arguments)
@@ -235,8 +239,10 @@ def _splits(layer: Layer, chunk_rows: int | None, hidden: jax.Array, kernel: jax
     return splits(tuple(batch), chunk_rows, width, kernel.shape[layer.class_axis] * layer.dtype.itemsize)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
-def _sum(loss, has_aux, layer, chunk_rows, hidden, kernel, bias, rows, parameters):
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), inline=True)
+def _sum(closed, functions, has_aux, layer, chunk_rows, hidden, kernel, bias, rows, parameters):
+    loss = composed("linear_loss", functions)
+
     def checked(z, labels, parameters):
         found = loss(z, labels, *parameters)
         if has_aux and not (isinstance(found, tuple) and len(found) == 2):
@@ -252,18 +258,20 @@ def _sum(loss, has_aux, layer, chunk_rows, hidden, kernel, bias, rows, parameter
 
     labels, weights, where = rows
     operands = Operands(hidden, labels, weights, where, kernel, bias, parameters)
-    return row_sum(layer, _splits(layer, chunk_rows, hidden, kernel), checked, operands)
+    return row_sum(layer, _splits(layer, chunk_rows, hidden, kernel), checked, operands, closed)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
-def _map(fn, layer, chunk_rows, hidden, kernel, bias, rows, _):
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
+def _map(closed, functions, layer, chunk_rows, hidden, kernel, bias, rows, _):
+    fn = composed("map_linear_logits", functions)
+
     def checked(z, *rows):
         found = jax.tree.map(jnp.asarray, fn(z, *rows))
         check_results("map_linear_logits", "fn", z, found)
         return found
 
     operands = Operands(hidden, rows, kernel=kernel, bias=bias)
-    return row_results(layer, _splits(layer, chunk_rows, hidden, kernel), checked, operands)
+    return row_results(layer, _splits(layer, chunk_rows, hidden, kernel), checked, operands, closed)
 
 
 def _sum_over_devices(place: Layout, run: Callable, *arguments) -> tuple[jax.Array, Tree]:

@@ -445,7 +445,7 @@ def test_one_trace_for_one_function(rng):
     before = len(traces)
     jaxloss.linear_loss(loss, hidden + 1, kernel, ids, chunk_rows=4)
     assert len(traces) == before
-    assert set(traces) == {(4, SIZE)}  # 21 rows in 6 chunks
+    assert set(traces) == {(4, SIZE), (1, SIZE)}  # 21 rows in 6 chunks; quarters for second derivatives
 
 
 def test_a_loss_that_cannot_be_hashed(rng):
@@ -561,3 +561,83 @@ def test_weights_may_be_counts_and_sizes_numbers_of_numpy(rng):
     close(jaxloss.linear_loss(CE, hidden, kernel, ids, weights=counts > 0).weight, np.sum(counts > 0))
     rows = jaxloss.map_linear_logits(CE, hidden, kernel, ids, chunk_rows=np.uint16(5))
     close(rows, CE(hidden @ kernel, ids))
+
+
+def losses_of_equal_values(traces):
+    """Makers of functions, each of which makes equal ones at every call."""
+
+    def loss(logits, ids, scale=1.0, weights=None, nested=None):
+        traces.append(logits.shape)
+        weights = None if weights is None else jnp.asarray(weights["w"], jnp.float32)
+        return CE(logits if nested is None else nested(logits), ids, class_weights=weights) * scale
+
+    class Method:
+        def loss(self, logits, ids):
+            return loss(logits, ids)
+
+    method, weights = Method(), jnp.ones(SIZE)
+    return {
+        "plain": lambda: partial(loss),
+        "keywords": lambda: partial(loss, scale=float("2")),
+        "of a partial": lambda: partial(partial(loss, scale=0.5), scale=float("3")),
+        "NumPy": lambda: partial(loss, weights={"w": np.ones(SIZE)}),
+        "array": lambda: partial(loss, weights={"w": weights}),
+        "nested": lambda: partial(loss, nested=partial(jnp.multiply, np.float32(2))),
+        "method": lambda: method.loss,
+    }
+
+
+@pytest.mark.parametrize("linear", [jaxloss.linear_loss, jaxloss.map_linear_logits])
+def test_equal_functions_are_one_program(linear, rng):
+    """Equal partials and bound methods, as loss and as function of the logits; what differs is another program."""
+    hidden, kernel, _ = layer(rng)
+    ids, traces = jnp.zeros(ROWS, jnp.int32), []
+    for name, make in losses_of_equal_values(traces).items():
+        linear(make(), hidden, kernel, ids, chunk_rows=100)
+        before = len(traces)
+        assert before
+        linear(make(), hidden, kernel, ids, chunk_rows=100)
+        assert len(traces) == before, name
+        traces.clear()
+
+    def scaled(by, logits):
+        traces.append(by)
+        return logits * float(by)
+
+    for by in (1.0, True, 1, 0.0, -0.0, 0.0, 1):
+        found = linear(CE, hidden, kernel, ids, logits_fn=partial(scaled, by), chunk_rows=100)
+        close(jnp.sum(jax.tree.leaves(found)[0]), jnp.sum(CE(hidden @ kernel * float(by), ids)))
+    expected = [1.0, True, 1, 0.0, -0.0]
+    assert list(dict.fromkeys(map(repr, traces))) == list(map(repr, expected))
+
+
+def enclosing(x):
+    """Functions that hold traced arrays in every way that a caller has."""
+    rows = lax.iota(jnp.int32, ROWS) + x.astype(jnp.int32)
+
+    def squares(z, y, scale, shift):
+        return jnp.sum(z * z, -1) * scale + shift * rows[y].astype(z.dtype)
+
+    return partial(squares, scale=x, shift=jnp.float32(0.5)), lambda z: z / x
+
+
+@pytest.mark.parametrize("linear", [jaxloss.linear_loss, jaxloss.map_linear_logits])
+def test_no_tracer_is_kept(linear, rng):
+    hidden, kernel, _ = layer(rng)
+
+    def value(linear, x, kernel):
+        loss, logits_fn = enclosing(x)
+        found = linear(loss, hidden, kernel, jnp.arange(ROWS), logits_fn=logits_fn)
+        return jnp.sum(jax.tree.leaves(found)[0])
+
+    def whole(loss, hidden, kernel, rows, logits_fn):
+        return loss(logits_fn(hidden @ kernel), rows)
+
+    # Once the rule is taken up in the trace that made the functions, once when that is long gone.
+    within, later = jax.grad(partial(value, linear), (0, 1)), jax.grad(jax.jit(partial(value, linear)), (0, 1))
+    x = (jnp.float32(2), kernel)
+    with jax.checking_leaks():
+        jax.make_jaxpr(within)(*x)
+        jax.make_jaxpr(later)(*x)
+    for function in (within, jax.jit(within), later):
+        close(function(*x), jax.grad(partial(value, whole), (0, 1))(*x))

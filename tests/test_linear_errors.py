@@ -20,7 +20,7 @@ BAD = {
     "where shape": (lambda: LINEAR(CE, H, W, Y, where=jnp.ones((8, 10), bool)), r"`where` must have shape \(8,\)"),
     "weights": (lambda: LINEAR(CE, H, W, Y, weights=jnp.ones(10)), r"`weights` must have shape \(8,\); got float32\[10\]"),
     "integer hidden": (lambda: LINEAR(CE, Y[:, None], W, Y), r"`hidden` must be floating point; got int32\[8,1\]"),
-    "complex weights": (lambda: LINEAR(CE, H, W, Y, weights=Y + 0j), r"`weights` must be floating point"),
+    "complex weights": (lambda: LINEAR(CE, H, W, Y, weights=Y.astype(jnp.complex64)), r"`weights` must be floating point"),
     "chunks": (lambda: LINEAR(CE, H, W, Y, chunk_rows=0), r"`chunk_rows` must be an int >= 1, or None; got 0"),
     "args": (lambda: LINEAR(CE, H, W, Y, loss_args=2.0), r"`loss_args` must be a tuple; got float\. For one pass \(x,\)"),
     "mean": (lambda: LINEAR(lambda z, y: jnp.mean(CE(z, y)), H, W, Y), r"one float for each row.*got float32\[\]\. Do not reduce"),

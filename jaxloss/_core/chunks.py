@@ -16,6 +16,15 @@ PARTS = 4
 """Of a chunk, for second derivatives: they hold about three times as many arrays of logits."""
 
 
+def parts_of(rows: int) -> int:
+    return 1 if rows % PARTS else PARTS
+
+
+def resized(types: Tree, rows: int) -> Tree:
+    """Types of as many rows."""
+    return jax.tree.map(lambda x: x.update(shape=(rows, *x.shape[1:])), types)
+
+
 def zeros(like: Any) -> jax.Array:
     return vary(jnp.zeros(like.shape, like.dtype), varying(like))
 
@@ -30,6 +39,11 @@ class Split(NamedTuple):
     @property
     def size(self) -> int:
         return math.prod(self.batch)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of rows that `Chunks` takes at once."""
+        return (self.rows,) if self.number == 1 else (self.rows, self.rows // parts_of(self.rows))
 
     def apply(self, x: jax.Array) -> jax.Array:
         x = x.reshape(self.size, *x.shape[len(self.batch) :])
@@ -145,7 +159,7 @@ class Chunks(NamedTuple):
         body = jax.checkpoint(self.body, prevent_cse=False)
         if self.number == 1:
             return self._replace(body=body).single()
-        parts = 1 if jax.tree.leaves(self.rows)[0].shape[1] % PARTS else PARTS
+        parts = parts_of(jax.tree.leaves(self.rows)[0].shape[1])
 
         def step(sums, part):
             more, results = body(part)

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._core.chunks import Chunks, Split, Splits, masked
+from jaxloss._core.chunks import Chunks, Split, Splits, masked, resized
+from jaxloss._core.functions import opened
 from jaxloss._core.options import describe
 from jaxloss._core.varying import Tree, spread, vary, varying, varying_any
 
@@ -208,21 +209,8 @@ def layer_of(hidden: jax.Array, kernel: jax.Array, class_axis: int, precision: A
     return Layer(class_axis, operand, dtype, precision)
 
 
-def _open(function: Callable, *types: Tree) -> tuple[Callable, list[jax.Array]]:
-    """A function that takes the traced arrays that it closes over as its last argument; and these."""
-    enclosed = jax.closure_convert(function, *types)[1]
-
-    def opened(*arguments):
-        *arguments, given = arguments
-        converted, found = jax.closure_convert(function, *arguments)
-        values = {id(x): value for x, value in zip(enclosed, given, strict=True)}
-        return converted(*arguments, *(values[id(x)] for x in found))
-
-    return opened, enclosed
-
-
-def row_sum(layer: Layer, splits: Splits, loss: Callable, operands: Operands) -> tuple[jax.Array, Tree]:
-    """`weighted_sum` of a function (logits, labels, parameters) that may close over traced arrays."""
+def row_sum(layer: Layer, splits: Splits, loss: Callable, operands: Operands, closed: bool) -> tuple[jax.Array, Tree]:
+    """`weighted_sum` of a function (logits, labels, parameters) that may close over traced arrays unless `closed`."""
     layered = (operands.hidden, operands.kernel, operands.bias)
     hidden, kernel, bias = spread(layered, varying_any(layered))
     operands = operands._replace(hidden=hidden, kernel=kernel, bias=bias)
@@ -237,14 +225,16 @@ def row_sum(layer: Layer, splits: Splits, loss: Callable, operands: Operands) ->
         weights=vary(operands.weights, axes),
         parameters=vary(operands.parameters, axes),
     )
-    opened, enclosed = _open(loss, *jax.eval_shape(types))
+    *rows, parameters = jax.eval_shape(types)
+    sizes = dict.fromkeys(size for parts in splits for size in parts.sizes)
+    programs, enclosed = opened(loss, [(*resized(rows, size), parameters) for size in sizes], closed)
     for x in enclosed:
-        if axes - varying(x):
+        if axes - varying(x) and jnp.issubdtype(x.dtype, jnp.inexact):
             raise ValueError(
                 f"linear_loss: `loss` closes over a traced {describe(x)} that is the same on all devices of mesh axes "
                 f"{sorted(axes - varying(x))}. Pass it in `loss_args`."
             )
-    return weighted_sum(Plan(opened, layer, splits), operands._replace(enclosed=enclosed))
+    return weighted_sum(Plan(programs, layer, splits), operands._replace(enclosed=enclosed))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -267,16 +257,24 @@ def _logits_jvp(layer, primals, tangents):
 _logits.defjvp(_logits_jvp, symbolic_zeros=True)
 
 
-def row_results(layer: Layer, splits: Splits, function: Callable, operands: Operands) -> Tree:
-    """Results by row of a function (logits, *labels); logits are computed again in reverse mode."""
+def row_results(layer: Layer, splits: Splits, function: Callable, operands: Operands, closed: bool) -> Tree:
+    """Results by row of a function (logits, *labels), as in `row_sum`; logits are computed again in reverse mode."""
     layered = (operands.hidden, operands.kernel, operands.bias)
     hidden, kernel, bias = spread(layered, varying_any(layered))
     # The loop adds up the cotangents of the kernel in the kernel's dtype.
     kernel = kernel.astype(layer.dtype)
 
+    def types():
+        rows, labels = jax.tree.map(lambda x: splits.other.apply(x)[0], (hidden, operands.labels))
+        return layer.logits(rows, kernel, bias), *labels
+
+    rows = jax.eval_shape(types)
+    sizes = dict.fromkeys(parts.rows for parts in splits)
+    programs, enclosed = opened(function, [resized(rows, size) for size in sizes], closed)
+
     def chunked(parts: Split, hidden, kernel, bias, labels):
         def chunk(hidden, labels):
-            return function(layer.biased(_logits(layer, hidden, kernel), bias), *labels)
+            return programs(layer.biased(_logits(layer, hidden, kernel), bias), *labels, enclosed)
 
         rows = jax.tree.map(parts.apply, (layer.narrow(hidden), labels))
         found = lax.map(lambda x: jax.checkpoint(chunk, prevent_cse=False)(*x), rows)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import check_floating, class_ids
+from jaxloss._core.functions import Frozen, freeze
 from jaxloss._core.linear import Layer
 from jaxloss._core.meshes import Arguments, Layout
 from jaxloss._core.options import CLASS_FILLS, as_argument, check_given, describe
@@ -62,40 +63,31 @@ def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tu
     return Arguments(hidden, kernel, bias, rows, ()), batch, class_axis
 
 
-def prepared(name: str, key: str, function: Callable, logits_fn: Callable | None) -> Callable:
-    """The function, of logits that `logits_fn` has changed, as a static argument of a program."""
-    function = hashable(name, key, function, "logits and rows")
+def checked_functions(name: str, key: str, function: Callable, logits_fn: Callable | None) -> tuple[Frozen, Frozen]:
+    """Both as static arguments of a program; keep what is given while it is traced."""
+    for argument, given, of in ((key, function, "logits and rows"), ("logits_fn", logits_fn, "logits")):
+        if not callable(given) and (argument == key or given is not None):
+            raise TypeError(f"{name}: `{argument}` must be a function of {of}; got {type(given).__name__}.")
+    return freeze(function), freeze(logits_fn)
+
+
+def composed(name: str, functions: tuple[Frozen, Frozen]) -> Callable:
+    """The function, of logits that the other has changed before; classes left out, whose logit is -inf, stay so."""
+    function, logits_fn = (frozen.thaw() for frozen in functions)
     if logits_fn is None:
         return function
-    return After(name, function, hashable(name, "logits_fn", logits_fn, "logits"))
 
-
-def hashable(name: str, key: str, function: Callable, arguments: str) -> Callable:
-    if not callable(function):
-        raise TypeError(f"{name}: `{key}` must be a function of {arguments}; got {type(function).__name__}.")
-    try:
-        hash(function)
-    except TypeError:
-        return lambda *arguments: function(*arguments)
-    return function
-
-
-class After(NamedTuple):
-    """A function of logits that another has changed before; classes left out, whose logit is -inf, stay so."""
-
-    name: str
-    function: Callable
-    logits_fn: Callable
-
-    def __call__(self, z: jax.Array, *rest: Tree) -> Tree:
+    def after(z: jax.Array, *rest: Tree) -> Tree:
         left_out = z == -jnp.inf
-        found = self.logits_fn(jnp.where(left_out, 0, z))
+        found = logits_fn(jnp.where(left_out, 0, z))
         if getattr(found, "shape", None) != z.shape or not jnp.issubdtype(found.dtype, jnp.floating):
             got = describe(found) if hasattr(found, "dtype") else repr(found)
             raise ValueError(
-                f"{self.name}: `logits_fn` must return logits of the shape of those given, {describe(z)}; got {got}."
+                f"{name}: `logits_fn` must return logits of the shape of those given, {describe(z)}; got {got}."
             )
-        return self.function(jnp.where(left_out, -jnp.inf, found.astype(z.dtype)), *rest)
+        return function(jnp.where(left_out, -jnp.inf, found.astype(z.dtype)), *rest)
+
+    return after
 
 
 class Filling(NamedTuple):
