@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,16 +33,55 @@ def per_example_value_and_grad(loss: Callable[..., jax.Array]) -> Callable[..., 
             f"per_example_value_and_grad: `loss` must be a function of (logits, labels); got {type(loss).__name__}. "
             "Pass the function itself, then call what is returned."
         )
+    return _ValueAndGrad(loss)
 
-    @functools.wraps(loss)
-    def value_and_grad(logits, *args, **kwargs):
-        check_given("per_example_value_and_grad", "logits", logits)
-        values, pullback = jax.vjp(
-            lambda z: loss(z, *args, **kwargs), as_argument("per_example_value_and_grad", "logits", logits)
-        )
+
+class _Derivatives:
+    """A function of a loss that can be pickled if the loss can, and documents itself as that."""
+
+    def __init__(self, loss: Callable):
+        self._loss = loss
+        wrapper: Any = self
+        functools.update_wrapper(wrapper, _split(loss)[0], updated=())
+        self.__wrapped__ = loss
+
+    def __reduce__(self):
+        return type(self), (self._loss,)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._loss == self._loss
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._loss))
+
+
+class _ValueAndGrad(_Derivatives):
+    def __call__(self, logits, *args, **kwargs):
+        logits = _logits("per_example_value_and_grad", logits)
+        values, pullback = jax.vjp(lambda z: self._loss(z, *args, **kwargs), logits)
         return values, pullback(jnp.ones_like(values))[0]
 
-    return value_and_grad
+
+class _ValueGradHess(_Derivatives):
+    def __call__(self, logits, *args, **kwargs):
+        function, options = _split(self._loss)
+        kwargs = options | kwargs
+        logits = _logits("per_example_value_grad_hess", logits)
+        values, gradient = _ValueAndGrad(function)(logits, *args, **kwargs)
+        return values, gradient, HESSIANS[function](logits, *args, **kwargs)
+
+
+def _logits(name: str, logits: Any) -> jax.Array:
+    check_given(name, "logits", logits)
+    return jnp.asarray(as_argument(name, "logits", logits))
+
+
+def _split(loss: Callable) -> tuple[Callable, dict]:
+    """A loss without the keyword options of partials, and these."""
+    options = {}
+    while isinstance(loss, functools.partial) and not loss.args:
+        loss, options = loss.func, loss.keywords | options
+    return loss, options
 
 
 def per_example_value_grad_hess(
@@ -73,22 +113,10 @@ def per_example_value_grad_hess(
       >>> print(gradient[0, 2], hessian[0, 2])
       -0.098288 0.185294
     """
-    function, options = loss, {}
-    while isinstance(function, functools.partial) and not function.args:
-        function, options = function.func, function.keywords | options
-    hessian = HESSIANS.get(function)
-    if hessian is None:
+    if HESSIANS.get(_split(loss)[0]) is None:
         raise TypeError(
             "per_example_value_grad_hess: `loss` must be a loss of jaxloss on logits, or functools.partial of one with "
             f"keyword options; got {loss!r}. For other functions use jax.hessian."
         )
 
-    @functools.wraps(function)
-    def value_grad_hess(logits, *args, **kwargs):
-        kwargs = options | kwargs
-        check_given("per_example_value_grad_hess", "logits", logits)
-        logits = as_argument("per_example_value_grad_hess", "logits", logits)
-        values, gradient = per_example_value_and_grad(function)(logits, *args, **kwargs)
-        return values, gradient, hessian(logits, *args, **kwargs)
-
-    return value_grad_hess
+    return _ValueGradHess(loss)

@@ -27,12 +27,10 @@ def test_one_program_for_every_platform(case, kind, rng):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7), exported.call(z, t), expected)
 
 
-@cases.parametrize([case for case in cases.ALL if case.loss is not jaxloss.pairwise_ranking_loss])
+@cases.all_cases
 @kinds
 def test_sizes_known_when_called(case, kind, rng):
-    """All but sparse and pairwise ranking losses, whose programs depend on the number of classes."""
     rows, classes = export.symbolic_shape("rows, classes")
-    classes = 5 if case in cases.SPARSE else classes
     z, t = cases.logits_for(case, rng), cases.labels_for(case, rng, kind)
     shapes = [jax.ShapeDtypeStruct((rows, classes)[: x.ndim], x.dtype) for x in (z, t)]
     exported = export.export(step(case))(*shapes)
@@ -40,6 +38,28 @@ def test_sizes_known_when_called(case, kind, rng):
         got = exported.call(z[:n], t[:n])
         expected = step(case)(z[:n], t[:n])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7), got, expected)
+
+
+def linear_sum(hidden, kernel, ids):
+    return jaxloss.linear_loss(jaxloss.softmax_cross_entropy, hidden, kernel, ids).total
+
+
+def mapped_sum(hidden, kernel, ids):
+    found = jaxloss.map_linear_logits(jaxloss.softmax_cross_entropy, hidden, kernel, ids)
+    return jnp.sum(found)
+
+
+@pytest.mark.parametrize("function", [linear_sum, mapped_sum])
+def test_layers_of_sizes_known_when_called(function, rng):
+    rows, classes = export.symbolic_shape("rows, classes")
+    step = jax.jit(jax.value_and_grad(function, (0, 1)))
+    types = ((rows, 3), jnp.float32), ((3, classes), jnp.float32), ((rows,), jnp.int32)
+    exported = export.export(step, platforms=PLATFORMS)(*(jax.ShapeDtypeStruct(*t) for t in types))
+    for n, size in ((1, 2), (13, 7)):
+        x = jnp.asarray(rng.normal(size=(n, 3)), jnp.float32), jnp.asarray(rng.normal(size=(3, size)), jnp.float32)
+        ids = jnp.asarray(rng.integers(0, size, n), jnp.int32)
+        got, expected = exported.call(*x, ids), step(*x, ids)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
 
 
 @kinds

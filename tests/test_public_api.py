@@ -1,12 +1,20 @@
 """The surface: names, signatures, docstrings, dependencies."""
 
 import ast
+import copy
+import dataclasses
+import functools
 import inspect
+import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxloss
@@ -98,3 +106,23 @@ def test_modules_stay_short():
 
 def test_package_is_typed():
     assert (ROOT / "jaxloss" / "py.typed").exists()
+
+
+@dataclasses.dataclass
+class Model:
+    objective: Callable
+
+
+@pytest.mark.parametrize("transform", [jaxloss.per_example_value_and_grad, jaxloss.per_example_value_grad_hess])
+def test_they_and_what_holds_them_can_be_pickled(transform, rng):
+    z, ids = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), jnp.array([0, 1, 2, 0])
+    for loss in (jaxloss.softmax_cross_entropy, functools.partial(jaxloss.softmax_focal_loss, gamma=1.5)):
+        made = transform(loss)
+        copied = pickle.loads(pickle.dumps(Model(made))).objective
+        jax.tree.map(np.testing.assert_array_equal, copied(z, ids), made(z, ids))
+        jax.tree.map(np.testing.assert_array_equal, copy.deepcopy(made)(z, ids), made(z, ids))
+    made = transform(jaxloss.softmax_cross_entropy)
+    assert made == pickle.loads(pickle.dumps(made))  # one program where it is a static argument
+    assert hash(made) == hash(transform(jaxloss.softmax_cross_entropy))
+    assert made != transform(jaxloss.poly_loss_cross_entropy)
+    assert inspect.signature(made) == inspect.signature(jaxloss.softmax_cross_entropy)

@@ -98,6 +98,8 @@ def splits(batch: tuple[int, ...], chunk_rows: int | None, width: int, row_bytes
     """As asked for, else the default of each platform; `row_bytes` are those of a row's logits."""
 
     def default(least: int, balance: int, most: int) -> Split:
+        if not isinstance(row_bytes, int):  # a symbolic number of classes has no bounds
+            return split(batch, balance)
         return split(batch, max(1, least // row_bytes, min(balance, most // row_bytes)))
 
     if chunk_rows is not None:

@@ -108,7 +108,8 @@ class Program(NamedTuple):
     enclosed: tuple[int | None, ...]  # of each constant the place among traced arrays; None where it is not traced
 
 
-class Opened(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Opened:
     """A function of chunks of rows as programs, by the number of rows; what it closes over is their last argument."""
 
     programs: dict[Any, Program]

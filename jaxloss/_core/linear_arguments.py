@@ -29,7 +29,7 @@ def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tu
                 name, f"rows[{i}]", part, "an array or a tree of arrays", " What `fn` does not need, leave out."
             )
     hidden, kernel, bias = (as_argument(name, *x) for x in (("hidden", hidden), ("kernel", kernel), ("bias", bias)))
-    rows = jax.tree.map(partial(prepared, name, "labels" if name == "linear_loss" else "rows"), rows)
+    rows = jax.tree.map(partial(as_argument, name, "labels" if name == "linear_loss" else "rows"), rows)
     for key, x in {"hidden": hidden, "kernel": kernel, "bias": bias}.items():
         if x is not None:
             check_floating(name, key, x)

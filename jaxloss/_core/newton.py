@@ -48,7 +48,8 @@ def level(simplex: Simplex, logits: jax.Array, top: jax.Array, alpha: Alpha) -> 
         step, start, b = partial(_newton_step_of, classes, n), start + 1, 1 / n
     else:
         step, b = partial(_newton_step, classes, lax.stop_gradient(alpha) - 1), 1
-    size, factors = float(classes.size(logits)), 2
+    size, factors = classes.size(logits), 2
+    size = float(size) if isinstance(size, int) else 2.0**31  # a symbolic dimension of `jax.export`: the most there are
     while size**b * (1 - size ** (-b / factors)) ** factors > jnp.finfo(top.dtype).eps / 4:
         factors += 1
 

@@ -8,7 +8,7 @@ of exactly 0 and gradient 0. At the other end the loss is +inf, with the gradien
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -150,11 +150,15 @@ class Order(NamedTuple):
     place: jax.Array  # of each label before sorting
 
 
+def fits_uint16(size: Any) -> bool:
+    return isinstance(size, int) and size <= 2**16  # not a symbolic dimension of `jax.export`
+
+
 def sort_labels(keys: tuple[jax.Array, ...], first: jax.Array, second: jax.Array) -> Order:
     """Sorts by a number and, of equal ones, by what its rounding left."""
     size = first.shape[-1]
     code = jnp.where(first, 0, jnp.where(second, size, 2 * size)) + places(first)
-    code = code.astype(jnp.uint16 if 3 * size <= 2**16 else jnp.int32)  # a sort moves all that it sorts, many times
+    code = code.astype(jnp.uint16 if fits_uint16(3 * size) else jnp.int32)  # a sort moves all that it sorts, many times
     # No two codes are equal; stability would take one array more.
     *ordered, code = lax.sort((*keys, code), num_keys=len(keys) + 1, is_stable=False)
     return Order(ordered, code < size, (code >= size) & (code < 2 * size), code % size)

@@ -133,7 +133,8 @@ def _logistic(scores, relevant, irrelevant, relevant_size, irrelevant_size, form
         return (total, by_low), jnp.sum(form(pairs(recomputed(block, 2))), -1)
 
     zeros = jnp.zeros_like(sizes[0]), jnp.zeros_like(scores)
-    stored = BLOCK_ELEMENTS // max(1, highs.size)
+    known = isinstance(highs.size, int)  # or a symbolic dimension of `jax.export`
+    stored = BLOCK_ELEMENTS // max(1, highs.size) if known else BLOCK
     if packed:
         on_cpu, elsewhere = (partial(_over_blocks, step, size) for size in (stored, max(BLOCK, stored)))
         (total, by_low), by_high = on_platform(zeros, highs, used, cpu=on_cpu, accelerator=elsewhere)
@@ -146,7 +147,7 @@ def _logistic(scores, relevant, irrelevant, relevant_size, irrelevant_size, form
 def _over_blocks(step: Callable, size: int, carry, highs: jax.Array, used: jax.Array | None):
     """Scans `step` over blocks of the last axis, of which only the first `used` entries matter."""
     *batch, classes = highs.shape
-    size = max(1, min(classes, size))
+    size = max(1, min(classes, size)) if isinstance(classes, int) else max(1, size)
     count = -(-classes // size)
     padding = [(0, 0)] * len(batch) + [(0, count * size - classes)]
     padded = jnp.pad(highs, padding, constant_values=FAR * ceiling(highs.dtype))
@@ -158,5 +159,6 @@ def _over_blocks(step: Callable, size: int, carry, highs: jax.Array, used: jax.A
             return step(carry, block)
         return lax.cond(start < used, step, lambda c, b: (c, jnp.zeros_like(b)), carry, block)
 
-    carry, parts = lax.scan(body, carry, (size * np.arange(count, dtype=np.int32), blocks))
+    starts = np.arange(count, dtype=np.int32) if isinstance(count, int) else jnp.arange(count, dtype=jnp.int32)
+    carry, parts = lax.scan(body, carry, (size * starts, blocks))
     return carry, jnp.moveaxis(parts, 0, -2).reshape(padded.shape)[..., :classes]
