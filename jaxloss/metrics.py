@@ -11,6 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import Elements, compute_dtype, sigmoid_elements
+from jaxloss._core.classes import nan_where
 from jaxloss._core.options import compiled, describe
 from jaxloss._core.pairs import inversions, label_pairs
 
@@ -167,4 +168,4 @@ def _differ(a: jax.Array, b: jax.Array) -> jax.Array:
     dtype = max(floats, key=lambda x: x.itemsize) if floats else jax.dtypes.canonicalize_dtype(jnp.int64)
     a, b = a.astype(dtype), b.astype(dtype)
     wrong = (a != b).astype(jnp.float32)
-    return jnp.where(jnp.isnan(a) | jnp.isnan(b), jnp.nan, wrong) if floats else wrong
+    return nan_where(jnp.isnan(a) | jnp.isnan(b), wrong) if floats else wrong

@@ -11,6 +11,12 @@ from jax import lax
 State = tuple[jax.Array, ...]
 
 
+def nan_where(mask: jax.Array, x: jax.Array) -> jax.Array:
+    """`x`, but NaN where `mask`, formed there alone: a constant NaN raises under `jax_debug_nans` in eager code."""
+    hole = jnp.where(mask, jnp.inf, jnp.zeros((), x.dtype))
+    return jnp.where(mask, hole - hole, x)
+
+
 class ClassAxis(NamedTuple):
     """Where the classes lie: an array axis, and the mesh axis that shards it inside `shard_map`."""
 
@@ -60,7 +66,7 @@ class ClassAxis(NamedTuple):
 
     def one_hot(self, x: jax.Array, ids: jax.Array) -> jax.Array:
         """The ids as rows of the shape and dtype of `x`, NaN for an id outside, -1; fused, never stored."""
-        return jnp.where(self.spread(ids < 0), jnp.nan, self.is_label(x, ids).astype(x.dtype))
+        return nan_where(self.spread(ids < 0), self.is_label(x, ids).astype(x.dtype))
 
     def without(self, x: jax.Array, ids: jax.Array) -> jax.Array:
         """`x` with -inf at the class `ids` of each row."""

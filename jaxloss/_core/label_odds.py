@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core.classes import ClassAxis, entry, gathers
+from jaxloss._core.classes import ClassAxis, entry, gathers, nan_where
 from jaxloss._core.log_odds import Odds, odds, odds_tangent
 from jaxloss._core.platforms import by_row
 from jaxloss._core.statistics import higher, weights_of
@@ -64,7 +64,7 @@ def label_row(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Array
     row = by_row(size, len(_LABEL_START), *operands, plain=two_reads, folded=one_read)
     best, rest, label = classes.join(row, _LABEL_START, _join_label)
     rest = jnp.where(best == -jnp.inf, 0, rest)
-    return LabelRow(best, jnp.where(best == jnp.inf, jnp.nan, rest), label)
+    return LabelRow(best, nan_where(best == jnp.inf, rest), label)
 
 
 def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array, others: jax.Array) -> jax.Array:
@@ -120,13 +120,13 @@ def _label_odds(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Arr
     others = classes.without(logits, ids)
     best, rest, label = label_row(classes, alone, logits, ids, others)
     weights = weights_of(classes, others, best)
-    leads = jnp.where(ids >= 0, (label >= best).astype(label.dtype), jnp.nan)
+    leads = nan_where(ids < 0, (label >= best).astype(label.dtype))
     best = jnp.where(best == -jnp.inf, 0, best)
     single = rest == 0  # no other class has a finite logit
     divisor = jnp.where(single, 1, rest)
     gap = label - best
     log_rest = jnp.where(single, jnp.finfo(logits.dtype).min, jnp.log(divisor))
-    log_odds = jnp.where(ids >= 0, gap - log_rest, jnp.nan)
+    log_odds = nan_where(ids < 0, gap - log_rest)
     # Each branch adds terms of one sign to the largest logit.
     truth = odds(log_odds)
     logsumexp = jnp.where(single | (gap >= 0), label + truth.nll, best + (log_rest + truth.nlc))

@@ -16,9 +16,10 @@ from jax import lax
 
 from jaxloss._core.arguments import class_elements, whole_rows
 from jaxloss._core.checks import check_domain
+from jaxloss._core.classes import ClassAxis, nan_where
 from jaxloss._core.compose import infinite_where
 from jaxloss._core.log_odds import Odds, ceiling, finite, odds
-from jaxloss._core.statistics import ClassAxis, class_odds
+from jaxloss._core.statistics import class_odds
 
 FAR = 4  # times `ceiling`: where labels go that take part in no pair
 
@@ -69,11 +70,11 @@ class Pairs(NamedTuple):
     def finish(self, losses: jax.Array, infinite: jax.Array | None = None) -> jax.Array:
         """+inf in rows that are `infinite`; NaN, in the gradient too, in rows that are undefined."""
         losses = losses if infinite is None else losses + infinite_where(infinite, losses)
-        return losses * jnp.where(self.undefined, jnp.nan, jnp.ones_like(losses))
+        return losses * nan_where(self.undefined, jnp.ones_like(losses))
 
     def restore(self, values: jax.Array, like: jax.Array) -> jax.Array:
         """Values of every label in the layout and dtype of the argument `like`."""
-        values = jnp.where(spread(self.undefined), jnp.nan, values)
+        values = nan_where(spread(self.undefined), values)
         return jnp.moveaxis(values, -1, self.axis).astype(like.dtype)
 
 

@@ -27,12 +27,12 @@ from jax import lax
 
 from jaxloss._core.arguments import Rows, softmax_rows
 from jaxloss._core.checks import check_domain
+from jaxloss._core.classes import ClassAxis, nan_where
 from jaxloss._core.compose import infinite_where
 from jaxloss._core.log_odds import box_cox
 from jaxloss._core.newton import Alpha, Simplex, level, or_one, weights_of
 from jaxloss._core.options import describe
 from jaxloss._core.platforms import recomputed
-from jaxloss._core.statistics import ClassAxis
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -200,7 +200,7 @@ def _target(rows, class_weights) -> tuple[jax.Array, jax.Array]:
         t = classes.is_label(rows.logits, rows.ids).astype(rows.logits.dtype)
     total = classes.sum(t)
     share = (total if weights is None else classes.sum(t * weights)) / or_one(total)
-    return t / classes.spread(or_one(total)), share if rows.ids is None else jnp.where(rows.ids < 0, jnp.nan, share)
+    return t / classes.spread(or_one(total)), share if rows.ids is None else nan_where(rows.ids < 0, share)
 
 
 def projection_loss(class_weights, name, *common) -> jax.Array:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._core.classes import ClassAxis
+from jaxloss._core.classes import ClassAxis, nan_where
 from jaxloss._core.log_odds import Odds, ceiling, odds_tangent
 from jaxloss._core.platforms import by_row, on_platform
 
@@ -96,7 +96,7 @@ def row_sums(classes: ClassAxis, logits: jax.Array, shares: tuple, counted: tupl
     best, rest, *state = classes.join(state, start, join)
     count = len(state) - len(counted)
     totals, heights, counts = state[:count:2], state[1:count:2], state[count:]
-    rest = jnp.where(best == -jnp.inf, 0, jnp.where(best == jnp.inf, jnp.nan, rest))
+    rest = jnp.where(best == -jnp.inf, 0, nan_where(best == jnp.inf, rest))
     row = ClassRow(jnp.where(best == -jnp.inf, 0, best), rest)
     values, limits = [], []
     for total, height in zip(totals, heights, strict=True):
