@@ -103,9 +103,8 @@ def kept_if_closed(program: Any, *arguments: Any) -> Any:
 
 
 class Program(NamedTuple):
-    jaxpr: tuple[Any, list]  # and its constants
+    jaxpr: ClosedJaxpr  # of the leaves of the arguments and what the function closes over
     structure: Any  # of the results
-    enclosed: tuple[int | None, ...]  # of each constant the place among traced arrays; None where it is not traced
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,28 +114,32 @@ class Opened:
     programs: dict[Any, Program]
 
     def __call__(self, *arguments: Tree) -> Tree:
-        *rows, enclosed = arguments
-        (jaxpr, consts), structure, places = self.programs[rows[0].shape[0]]
-        consts = [x if place is None else enclosed[place] for x, place in zip(consts, places, strict=True)]
-        return structure.unflatten(jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves(rows)))
+        program = self.programs[arguments[0].shape[0]]
+        return program.structure.unflatten(jaxpr_as_fun(program.jaxpr)(*jax.tree.leaves(arguments)))
 
 
-def opened(function: Callable, chunks: list[Tree], closed: bool) -> tuple[Opened, list[jax.Array]]:
+def opened(function: Callable, chunks: list[Tree], closed: bool) -> tuple[Opened, list]:
     """Programs of a function, and the traced arrays that it closes over; none if it is `closed`.
 
     Nothing else of the function is kept in them: they may be taken up again when its tracers are long gone.
     """
-    enclosed: list[jax.Array] = []
-    programs = {}
-    for given in chunks:
-        found, shapes = jax.make_jaxpr(lambda *arguments: function(*arguments), return_shape=True)(*given)
-        places = []
-        for x in found.consts:
-            if isinstance(x, Tracer) and all(x is not y for y in enclosed):
-                enclosed.append(x)
-            places.append(next((i for i, y in enumerate(enclosed) if x is y), None))
-        consts = [x if place is None else None for x, place in zip(found.consts, places, strict=True)]
-        programs[given[0].shape[0]] = Program((found.jaxpr, consts), jax.tree.structure(shapes), tuple(places))
+    traced = [jax.make_jaxpr(lambda *x: function(*x), return_shape=True)(*given) for given in chunks]
+    enclosed = list({id(x): x for found, _ in traced for x in found.consts if isinstance(x, Tracer)}.values())
     if closed and enclosed:
         raise EnclosesTracersError
+    programs = {}
+    for given, (found, shapes) in zip(chunks, traced, strict=True):
+        jaxpr = _with_arguments(found, jax.tree.leaves(given), enclosed) if enclosed else found
+        programs[given[0].shape[0]] = Program(jaxpr, jax.tree.structure(shapes))
     return Opened(programs), enclosed
+
+
+def _with_arguments(found: ClosedJaxpr, given: list, enclosed: list) -> ClosedJaxpr:
+    """The same program, whose traced constants are further arguments."""
+
+    def function(leaves, values):
+        put = {id(x): value for x, value in zip(enclosed, values, strict=True)}
+        consts = [put.get(id(x), x) for x in found.consts]
+        return jaxpr_as_fun(ClosedJaxpr(found.jaxpr, consts))(*leaves)
+
+    return jax.make_jaxpr(function)(given, enclosed)
