@@ -61,11 +61,6 @@ def weighted_bce(logits: jax.Array, labels: jax.Array, where: jax.Array) -> jax.
     return jaxloss.sigmoid_binary_cross_entropy(logits, labels, where=where, pos_weight=pos_weight)
 
 
-def sparsemax(logits: jax.Array, labels: jax.Array, where: jax.Array) -> jax.Array:
-    """For a distribution `where` says which classes exist; a label on another makes the loss infinite, so mask both."""
-    return jaxloss.multiclass_sparsemax_loss(logits, jnp.where(where, labels, 0), where=where)
-
-
 LOSSES: dict[str, Callable[..., jax.Array]] = {
     "BCE": jaxloss.sigmoid_binary_cross_entropy,
     "weighted BCE": weighted_bce,
@@ -73,7 +68,7 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
     "ASL": jaxloss.asymmetric_loss,
     "LSEP": jaxloss.log_sum_exp_pairwise_loss,
     "ZLPR": jaxloss.zlpr_loss,
-    "sparsemax": sparsemax,
+    "sparsemax": jaxloss.multiclass_sparsemax_loss,
     "modified Huber": jaxloss.modified_huber_loss,
 }
 METHODS = tuple(LOSSES)

@@ -28,8 +28,8 @@ def softmax_kl_divergence(
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
       target_logits: float array of the shape of `logits`; -inf is probability 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
-        exist (others count as a logit of -inf).
+      where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
+        counts nothing); a row left out or without classes gives loss 0, gradient 0.
       temperature: T > 0, a scalar; divides both logits.
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.

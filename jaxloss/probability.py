@@ -35,8 +35,8 @@ def cross_entropy(
       probs: float array [*batch, C] of probabilities in [0, 1]; they are not normalized.
       labels: integer ids [*batch] in [0, C), or a distribution of the shape of `probs`, any dtype, entries >= 0.
       axis: the class axis of `probs`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `probs`, classes that
-        exist (others count as a probability of 0).
+      where: boolean [*batch], rows to keep, or of the shape of `probs`, classes to keep (a label's share of the others
+        counts nothing); a row left out or without classes gives loss 0, gradient 0.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist, those of p > 0.
 
@@ -79,8 +79,8 @@ def negative_log_likelihood(
       log_probs: float array [*batch, C] of logarithms of probabilities; they are not normalized.
       labels: integer ids [*batch] in [0, C), or a distribution of the shape of `log_probs`, any dtype, entries >= 0.
       axis: the class axis of `log_probs`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `log_probs`, classes
-        that exist (others count as a logarithm of -inf).
+      where: boolean [*batch], rows to keep, or of the shape of `log_probs`, classes to keep (a label's share of the
+        others counts nothing); a row left out or without classes gives loss 0, gradient 0.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist, those above -inf.
 

@@ -33,8 +33,8 @@ def softmax_cross_entropy(
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
       labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
-        exist (others count as a logit of -inf).
+      where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
+        counts nothing); a row left out or without classes gives loss 0, gradient 0.
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
@@ -85,8 +85,8 @@ def softmax_cross_entropy_with_integer_labels(
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
       labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
-        exist (others count as a logit of -inf).
+      where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
+        counts nothing); a row left out or without classes gives loss 0, gradient 0.
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
@@ -138,8 +138,8 @@ def softmax_focal_loss(
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
       labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
-        exist (others count as a logit of -inf).
+      where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
+        counts nothing); a row left out or without classes gives loss 0, gradient 0.
       gamma: focusing exponent >= 0, a scalar or [C], of the true class; 0 is cross-entropy.
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
@@ -193,8 +193,8 @@ def poly_loss_cross_entropy(
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
       labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
-        exist (others count as a logit of -inf).
+      where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
+        counts nothing); a row left out or without classes gives loss 0, gradient 0.
       epsilon: coefficient >= -1, a scalar or [C], of the true class; 0 is cross-entropy.
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
@@ -247,8 +247,8 @@ def generalized_cross_entropy(
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
       labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
-        exist (others count as a logit of -inf).
+      where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
+        counts nothing); a row left out or without classes gives loss 0, gradient 0.
       q: exponent in [0, 1], a scalar or [C], of the true class; 0 is cross-entropy.
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.

@@ -47,7 +47,7 @@ def sparsemax(
     Args:
       logits: float array [*batch, C], scores; -inf is probability 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give 0, gradient 0), or of the shape of `logits`, classes that exist
+      where: boolean [*batch], rows to keep (others give 0, gradient 0), or of the shape of `logits`, classes to keep
         (others count as a logit of -inf).
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
@@ -84,7 +84,7 @@ def entmax15(
     Args:
       logits: float array [*batch, C], scores; -inf is probability 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give 0, gradient 0), or of the shape of `logits`, classes that exist
+      where: boolean [*batch], rows to keep (others give 0, gradient 0), or of the shape of `logits`, classes to keep
         (others count as a logit of -inf).
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
@@ -127,7 +127,7 @@ def entmax(
     Args:
       logits: float array [*batch, C], scores; -inf is probability 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give 0, gradient 0), or of the shape of `logits`, classes that exist
+      where: boolean [*batch], rows to keep (others give 0, gradient 0), or of the shape of `logits`, classes to keep
         (others count as a logit of -inf).
       alpha: order in [1, 2], a scalar, which may be traced and differentiated; beyond 2 the derivative is unbounded.
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
@@ -220,8 +220,8 @@ def multiclass_sparsemax_loss(
       logits: float array [*batch, C], scores; -inf is probability 0.
       labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
-        exist (others count as a logit of -inf).
+      where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
+        counts nothing); a row left out or without classes gives loss 0, gradient 0.
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; multiplies the loss of a row by sum_c w_c t_c, not normalized.
@@ -271,8 +271,8 @@ def entmax_loss(
       logits: float array [*batch, C], scores; -inf is probability 0.
       labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
-        exist (others count as a logit of -inf).
+      where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
+        counts nothing); a row left out or without classes gives loss 0, gradient 0.
       alpha: order in [1, 2], a scalar, which may be traced and differentiated; beyond 2 the derivative is unbounded.
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.

@@ -56,8 +56,8 @@ def softmax_statistics(
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
       labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
-      where: boolean [*batch], rows to keep (others give loss 0, gradient 0), or of the shape of `logits`, classes that
-        exist (others count as a logit of -inf).
+      where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
+        counts nothing); a row left out or without classes gives loss 0, gradient 0.
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
 
@@ -89,7 +89,7 @@ def softmax_statistics(
     if ids is not None:
         label = label_odds(classes, rows.logits, ids)
         truth, logsumexp, accuracy = label.odds, label.logsumexp, label.leads
-        statistics = [truth.nlc - truth.nll, *truth]
+        *statistics, accuracy = map(rows.of_labels, (truth.nlc - truth.nll, *truth, accuracy))
     else:
         truth, logsumexp = every.odds, every.logsumexp
         constant = lax.stop_gradient(rows.logits)

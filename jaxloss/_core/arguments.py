@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxloss._core.checks import check_domain, guard
-from jaxloss._core.classes import ClassAxis
+from jaxloss._core.classes import ClassAxis, holds_at
 from jaxloss._core.options import describe, number
 from jaxloss._core.order import check_order, swapped
 
@@ -41,6 +41,17 @@ class Rows(NamedTuple):
     keep: jax.Array | None  # of each row
     axes: tuple[int, ...]  # the class axes of the argument
     excluded: float  # what a class left out holds
+    counts: jax.Array | None = None  # of each row with an id: False for the id of a class left out
+
+    def of_labels(self, x: jax.Array) -> jax.Array:
+        """What the ids' shares hold, 0 for ids of classes left out; `x` of each row."""
+        return x if self.counts is None else jnp.where(self.counts, x, 0)
+
+    def one_hot(self) -> jax.Array:
+        """The ids as a distribution; NaN for an id outside, zeros for that of a class left out."""
+        assert self.ids is not None
+        shares = self.classes.one_hot(self.logits, self.ids)
+        return shares if self.counts is None else jnp.where(self.classes.spread(self.counts), shares, 0)
 
     def restore(self, values: jax.Array, like: jax.Array) -> jax.Array:
         """Values of every class in the shape and dtype of the argument `like`, zero in rows left out."""
@@ -101,7 +112,7 @@ def softmax_rows(name, logits, labels, axis, where, axis_name=None, excluded=-np
         raise ValueError(f"{name}: `{argument}` must have at least one class; got {describe(logits)} with axis={axis}.")
     if labels is not None:
         _check_label_kind(name, argument, logits, labels, batch, size)
-    check_where(name, where, {batch: "rows to keep", logits.shape: "classes that exist"})
+    check_where(name, where, {batch: "rows to keep", logits.shape: "classes to keep"})
     position = axes[0] if len(axes) == 1 else len(batch)
     classes = ClassAxis(position, axis_name)
 
@@ -112,26 +123,40 @@ def softmax_rows(name, logits, labels, axis, where, axis_name=None, excluded=-np
         return jnp.moveaxis(x, axes, range(-len(axes), 0)).reshape(*batch, size)
 
     logits = arrange(logits).astype(compute_dtype(logits))
-    keep = None
-    if where is not None and where.ndim == len(batch):
-        keep = where
+    keep, kept = where, None
+    if where is not None and where.ndim > len(batch):
+        kept = arrange(where)
+        keep = classes.sum(kept.astype(jnp.int32)) > 0
+        logits = jnp.where(kept, logits, excluded)
+    if keep is not None:
         logits = jnp.where(classes.spread(keep), logits, 0)
-    elif where is not None:
-        logits = jnp.where(arrange(where), logits, excluded)
+    rows = Rows(name, classes, logits, None, None, keep, axes, excluded)
     if labels is None:
-        return Rows(name, classes, logits, None, None, keep, axes, excluded)
+        return rows
     is_ids = labels.ndim == len(batch)
     labels = arrange(labels)
     if keep is not None:
-        labels = jnp.where(keep if is_ids else classes.spread(keep), labels, jnp.zeros((), labels.dtype))
+        known = keep if is_ids else classes.spread(keep) if kept is None else kept
+        labels = jnp.where(known, labels, jnp.zeros((), labels.dtype))
     if is_ids:
-        return Rows(name, classes, logits, class_ids(name, labels, classes.size(logits)), None, keep, axes, excluded)
+        return _with_ids(rows, class_ids(name, labels, classes.size(logits)), kept)
     targets = labels.astype(logits.dtype)
     advice = f". Are `{argument}` and `labels` swapped?"
     domain = "a distribution over the classes, no entry below 0"
     targets = check_domain(name, "labels", targets, targets >= 0, domain, advice)
     logits = check_order(name, argument, logits, targets, excluded)
-    return Rows(name, classes, logits, None, targets, keep, axes, excluded)
+    return rows._replace(logits=logits, targets=targets)
+
+
+def _with_ids(rows: Rows, ids: jax.Array, kept: jax.Array | None) -> Rows:
+    """The rows with ids that `class_ids` made; `kept` are the classes that `where` keeps."""
+    if kept is None:
+        return rows._replace(ids=ids)
+    counts = (ids < 0) | holds_at(rows.classes, kept, ids)
+    message = f"{rows.name}: `labels` must be ids of classes that `where` keeps in their row; got {{bad}}"
+    inside = counts if rows.keep is None else counts | ~rows.keep
+    ids = guard(ids, inside, message, jnp.max(ids, where=~inside, initial=-1))
+    return rows._replace(ids=ids, counts=counts)
 
 
 def _check_label_kind(name, argument, logits, labels, batch, size) -> None:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxloss._core.platforms import on_platform
+
 State = tuple[jax.Array, ...]
 
 
@@ -96,7 +98,21 @@ def entry(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
     if gathers(classes, x, ids):
         inside = classes.spread(jnp.clip(ids, 0, x.shape[classes.axis] - 1))
         return jnp.squeeze(jnp.take_along_axis(x, inside, classes.axis, mode="promise_in_bounds"), classes.axis)
-    return jnp.sum(jnp.where(classes.is_label(x, ids), x, 0), classes.axis)
+    return jnp.sum(jnp.where(classes.is_label(x, ids), x, jnp.zeros((), x.dtype)), classes.axis)
+
+
+def holds_at(classes: ClassAxis, mask: jax.Array, ids: jax.Array) -> jax.Array:
+    """Whether a mask of the shape of the logits is true at class `ids` of each row."""
+
+    def looked_up(mask, ids):
+        return entry(classes, mask, ids).astype(jnp.int32)
+
+    def found(mask, ids):
+        return jnp.sum(classes.is_label(mask, ids) & mask, classes.axis, dtype=jnp.int32)
+
+    # On accelerators a gather would store a mask that the program makes.
+    local = on_platform(mask, ids, cpu=looked_up, accelerator=found)
+    return (local if classes.name is None else lax.psum(local, classes.name)) > 0
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -45,17 +45,18 @@ def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where,
     def of_label(x):
         return x if x is None or not x.ndim else pick(rows.classes, x, ids)
 
-    weights = of_label(rows.parameter("class_weights", class_weights))
-    return Terms(
-        rows, tuple(map(of_label, given)), coefficient, None, label_odds(rows.classes, rows.logits, ids), weights
+    weights, label = (
+        of_label(rows.parameter("class_weights", class_weights)),
+        label_odds(rows.classes, rows.logits, ids),
     )
+    if rows.counts is not None:
+        weights = rows.of_labels(jnp.ones_like(label.rest) if weights is None else weights)
+    return Terms(rows, tuple(map(of_label, given)), coefficient, None, label, weights)
 
 
 def distributions(rows: Rows) -> Rows:
-    """Rows whose ids, if they have any, became one-hot targets; NaN for an id outside."""
-    if rows.ids is None:
-        return rows
-    return rows._replace(ids=None, targets=rows.classes.one_hot(rows.logits, rows.ids))
+    """Rows whose ids, if they have any, became one-hot targets."""
+    return rows if rows.ids is None else rows._replace(ids=None, targets=rows.one_hot())
 
 
 def shares_of(rows: Rows, class_weights, label_smoothing) -> Shares:

@@ -200,7 +200,9 @@ def _target(rows, class_weights) -> tuple[jax.Array, jax.Array]:
         t = classes.is_label(rows.logits, rows.ids).astype(rows.logits.dtype)
     total = classes.sum(t)
     share = (total if weights is None else classes.sum(t * weights)) / or_one(total)
-    return t / classes.spread(or_one(total)), share if rows.ids is None else nan_where(rows.ids < 0, share)
+    if rows.ids is not None:
+        share = rows.of_labels(nan_where(rows.ids < 0, share))
+    return t / classes.spread(or_one(total)), share
 
 
 def projection_loss(class_weights, name, *common) -> jax.Array:
