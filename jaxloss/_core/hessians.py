@@ -14,7 +14,7 @@ from jaxloss._core.classes import ClassAxis
 from jaxloss._core.compose import heated, softmax_terms
 from jaxloss._core.expectations import Part, Scalar
 from jaxloss._core.log_odds import odds
-from jaxloss._core.statistics import class_odds, over
+from jaxloss._core.statistics import class_odds, complement, over
 
 
 def _slope_and_curvature(scalar: Scalar, part: Part) -> tuple[jax.Array, jax.Array]:
@@ -33,7 +33,8 @@ def _slope_and_curvature(scalar: Scalar, part: Part) -> tuple[jax.Array, jax.Arr
 def _at_label(scalar: Scalar, part: Part, classes: ClassAxis, others: jax.Array, is_label: jax.Array) -> jax.Array:
     """By phi'' (dl/dz_j)^2 + phi' d2l/dz_j^2: (1, 0) at the label, (-q_j, -q_j (1 - q_j)) at the other classes."""
     slope, curvature = map(classes.spread, _slope_and_curvature(scalar, part))
-    return jnp.where(is_label, curvature, curvature * others * others - slope * others * (1 - others))
+    at_others = curvature * others * others - slope * others * complement(classes, others)
+    return jnp.where(is_label, curvature, at_others)
 
 
 def _at_classes(scalar: Scalar, part: Part, classes: ClassAxis) -> jax.Array:

@@ -10,6 +10,8 @@ q_j = exp(z_j - m) / S over j != y:
 
     dl = dz_y - sum_{j != y} q_j dz_j        dq_j = q_j (dz_j - sum_k q_k dz_k)
 
+The last difference is formed from the other terms alone for a class that holds most of q, whose digits would be lost.
+
 On accelerators m, S and z_y come of one read of the logits; see `statistics.py`.
 """
 
@@ -135,14 +137,24 @@ def _label_odds(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Arr
 
 @_label_odds.defjvp
 def _label_odds_jvp(classes, _, primals, tangents):
-    # The shift m cancels in every use of the weights, so they and their sum may change as if it were a constant.
+    # The shift of the weights cancels in every use of them. They change as if it were the logarithm of their sum, which
+    # then is a constant, so that their derivative is that of the quotient q.
     logits, ids = primals
     tangent = tangents[0]
     value = _label_odds(classes, False, logits, ids)
     at_label = classes.sum(jnp.where(classes.is_label(logits, ids), tangent, 0))
     moved = value.weights * tangent
-    change = classes.sum(moved)
-    mean = change / value.rest
+    mean = classes.sum(moved) / value.rest
     logsumexp = value.odds.p * at_label + value.odds.q * mean
     moving = odds_tangent(value.odds, at_label - mean)
-    return value, LabelOdds(moving, logsumexp, moved, change, jnp.zeros_like(value.leads))
+    weights = value.weights * _centered(classes, value, moved, mean, tangent)
+    constants = map(jnp.zeros_like, (value.rest, value.leads))
+    return value, LabelOdds(moving, logsumexp, weights, *constants)
+
+
+def _centered(classes, value: LabelOdds, moved: jax.Array, mean: jax.Array, tangent: jax.Array) -> jax.Array:
+    """The tangent less its mean under q."""
+    major = (value.weights == 1) & classes.spread(value.rest < 2)
+    share, mean_of_minor = (classes.sum(jnp.where(major, 0, x)) / value.rest for x in (value.weights, moved))
+    of_major = classes.spread(share) * tangent - classes.spread(mean_of_minor)
+    return jnp.where(major, of_major, tangent - classes.spread(mean))

@@ -33,6 +33,7 @@ from jaxloss._core.log_odds import box_cox
 from jaxloss._core.newton import Alpha, Simplex, level, or_one, weights_of
 from jaxloss._core.options import describe
 from jaxloss._core.platforms import recomputed
+from jaxloss._core.statistics import complement
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -86,12 +87,6 @@ def projection_slopes(simplex: Simplex, p: jax.Array, alpha: Alpha) -> jax.Array
 def _sqrt(x: jax.Array) -> jax.Array:
     """Square root whose derivative at 0 counts as 0."""
     return jnp.where(x > 0, jnp.sqrt(or_one(x)), 0)
-
-
-def complement(classes: ClassAxis, p: jax.Array) -> jax.Array:
-    """The other probabilities' sum, 1 - p: their sum indeed for a likely class, whose own digits say little of it."""
-    likely = p > 0.75  # one class at most, however p is rounded: two tied ones may both be above 1/2
-    return jnp.where(likely, classes.spread(classes.sum(jnp.where(likely, 0, p))), 1 - p)
 
 
 def residual(classes: ClassAxis, p: jax.Array, t: jax.Array) -> jax.Array:

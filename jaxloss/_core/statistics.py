@@ -160,7 +160,9 @@ def _odds_in_row_jvp(classes, primals, tangents):
     value = odds_in_row(classes, row, logits)
     moved, major = value.p * tangent, is_major(classes, row, logits)
     sums = Sums(*map(classes.sum, _split(moved, major)))
-    change = odds_tangent(value, tangent - sums.of_others(classes, moved, major) * over(1, value.q))
+    change = odds_tangent(
+        value, tangent - sums.of_others(classes, moved, major) * over(jnp.ones_like(value.q), value.q)
+    )
     total = classes.spread(sums.minor + sums.major)
     return value, change._replace(nll=(total - moved) - value.q * tangent)
 
@@ -227,6 +229,20 @@ def _join_split(a: tuple, b: tuple) -> tuple:
     return minor + other_minor, (a[1] + b[1]) + (major + other_major), jnp.zeros_like(a[2])
 
 
-def over(x, q: jax.Array) -> jax.Array:
+@jax.custom_jvp
+def over(x: jax.Array, q: jax.Array) -> jax.Array:
     """The quotient x / q, 0 where q is."""
     return jnp.where(q == 0, 0, x / jnp.where(q == 0, 1, q))
+
+
+@over.defjvp
+def _over_jvp(primals, tangents):
+    # As written, the derivative would divide by the square of q, which overflows or is 0 long before q is.
+    quotient = over(*primals)
+    return quotient, over(tangents[0] - quotient * tangents[1], primals[1])
+
+
+def complement(classes: ClassAxis, p: jax.Array) -> jax.Array:
+    """The other probabilities' sum, 1 - p: their sum indeed for a likely class, whose own digits say little of it."""
+    likely = p > 0.75  # one class at most, however p is rounded: two tied ones may both be above 1/2
+    return jnp.where(likely, classes.spread(classes.sum(jnp.where(likely, 0, p))), 1 - p)

@@ -1,0 +1,47 @@
+"""Second derivatives keep their digits too: by ids as by one-hot rows, whichever class leads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss
+from tests import cases, oracle
+
+SIZE, LABEL = 10, 1
+
+
+def leading(rng) -> np.ndarray:
+    """Rows in which class 0 leads the label 1, by a little to a lot, alone or not; and two in which the label leads."""
+    rows = np.round(rng.normal(size=(8, SIZE)) * 64) / 64
+    rows[:6, 0] = [4, 12, 20, 40, 60, 20]
+    rows[5, 2] = 20
+    rows[6:, 1] = [12, 40]
+    return rows.astype(np.float32)
+
+
+@cases.softmax_cases
+@pytest.mark.parametrize("labels", ["ids", "onehot"])
+def test_a_class_that_wrongly_leads_keeps_its_digits(case, labels, rng):
+    logits = leading(rng)
+    given = np.full(len(logits), LABEL) if labels == "ids" else np.eye(SIZE, dtype=np.float32)[[LABEL] * len(logits)]
+    closed = jax.jit(jaxloss.per_example_value_grad_hess(case.call))(logits, given)[2]
+    full = jax.jit(jax.vmap(jax.hessian(case.call)))(logits, given)
+    shares = oracle.shares(LABEL, SIZE)
+    for i, row in enumerate(logits):
+        exact = np.array(oracle.softmax_row(row, shares, case.phi, case.value, order=2)[2], float)
+        # The promise for values and gradients; where terms of either sign meet in an entry, of the larger gradient.
+        bound = (1 + case.exponent) * (4 + np.ptp(row)) * 2.0**-23
+        slack = bound * 2.0**-4 * np.abs(exact).max() if case.parameter else 0
+        for got in (closed[i], np.diag(full[i])):
+            assert (np.abs(got - exact) <= bound * np.abs(exact) + slack + 1e-36).all(), (i, got, exact)
+    np.testing.assert_allclose(full, np.swapaxes(full, 1, 2), rtol=1e-4, atol=1e-7)
+
+
+def test_both_kinds_of_labels_give_the_same_number():
+    """The loss by an id of logits [20, 0, 0], label 1: 2.06e-9 before, for p (1 - p) = 4.12e-9."""
+    run = jaxloss.per_example_value_grad_hess(jaxloss.softmax_cross_entropy)
+    logits = jnp.array([20.0, 0.0, 0.0])
+    by_id, by_row = run(logits, 1)[2], run(logits, jnp.eye(3)[1])[2]
+    np.testing.assert_allclose(by_id[0], 4.1223072e-09, rtol=1e-6)
+    np.testing.assert_allclose(by_id, by_row, rtol=1e-6)
