@@ -69,6 +69,58 @@ def test_one_class_and_only_one_that_exists(case, labels):
         np.testing.assert_array_equal(second, np.zeros((len(row), len(row))))
 
 
+@cases.parametrize(cases.CLASSES)
+def test_a_logit_of_plus_infinity_takes_all_of_the_probability(case, rng):
+    """At the label loss and derivatives are 0; elsewhere the loss is that of a label of probability 0."""
+    size = 5
+    logits = rng.normal(size=(size + 1, size)).astype(np.float32)
+    logits[:size][np.eye(size, dtype=bool)] = np.inf
+    logits[2, 3] = -np.inf
+    logits[size, :2] = np.inf  # several take an unknown share each
+    ids = np.arange(size + 1) % size
+    one_hot = np.eye(size, dtype=np.float32)
+    run = jax.jit(jaxloss.per_example_value_grad_hess(case.call))
+    elsewhere = np.inf if case.parameter != "q" else 1 / 0.7
+    gradient = one_hot - one_hot[[1, 2, 3, 4, 0]] if case.parameter != "q" else np.zeros((size, size))
+    soft = (one_hot[ids] + one_hot[(ids + 1) % size]) / 2
+    share = 1 if case in cases.SPARSE or case.parameter != "q" else 0.5
+    for label, expected, slopes in (
+        (ids, 0, np.zeros((size, size))),
+        (one_hot[ids], 0, np.zeros((size, size))),
+        ((ids + 1) % size, elsewhere, gradient),
+        (one_hot[(ids + 1) % size], elsewhere, gradient),
+        (soft, elsewhere * share, gradient / 2),
+    ):
+        value, got, hessian = run(logits, label)
+        assert np.isnan(value[size])
+        np.testing.assert_allclose(value[:size], np.full(size, expected), rtol=1e-6)
+        np.testing.assert_array_equal(got[:size], slopes)
+        np.testing.assert_array_equal(hessian[:size], np.zeros((size, size)))
+        assert np.isnan(got[size]).any()
+
+
+def test_plus_infinity_among_many_classes_and_in_other_functions(rng):
+    logits = rng.normal(size=(2, 16384)).astype(np.float32)
+    logits[:, 77] = np.inf
+    with jax.debug_nans(True):
+        np.testing.assert_array_equal(jaxloss.softmax_cross_entropy(logits, np.array([77, 78])), [0, np.inf])
+        value, gradient = jaxloss.per_example_value_and_grad(jaxloss.softmax_cross_entropy)(logits, np.array([77, 78]))
+        np.testing.assert_array_equal(value, [0, np.inf])
+        row = np.eye(16384, dtype=np.float32)[77]
+        np.testing.assert_array_equal(gradient, [0 * row, row - np.roll(row, 1)])
+        few = logits[:, 75:80]
+        both = few, rng.normal(size=(2, 5)).astype(np.float32)
+        np.testing.assert_array_equal(jaxloss.softmax_kl_divergence(few, few, temperature=2.0), [0, 0])
+        np.testing.assert_array_equal(jaxloss.softmax_kl_divergence(*both), [np.inf, np.inf])
+        expected = jaxloss.softmax_cross_entropy(both[1], np.array([2, 2]))
+        np.testing.assert_allclose(jaxloss.softmax_kl_divergence(*both[::-1]), expected, rtol=1e-6)
+        slopes = jax.grad(lambda z, t: jnp.sum(jaxloss.softmax_kl_divergence(z, z, temperature=t)), (0, 1))(few, 2.0)
+        jax.tree.map(lambda x: np.testing.assert_array_equal(x, np.zeros_like(x)), slopes)
+        for project in (jaxloss.sparsemax, jaxloss.entmax15, lambda z: jaxloss.entmax(z, alpha=1.25)):
+            np.testing.assert_array_equal(project(few), np.isinf(few))
+            np.testing.assert_array_equal(jax.jacrev(project)(few[0]), np.zeros((5, 5)))
+
+
 SIZES = [*((case, 5) for case in cases.ALL), *((case, 50257) for case in cases.SOFTMAX)]
 
 

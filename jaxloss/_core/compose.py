@@ -113,11 +113,11 @@ def infinite_where(mask: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def heated(logits: jax.Array, temperature: jax.Array | None) -> jax.Array:
-    """Logits over a temperature; -inf stays, without a trace in the derivative by the temperature."""
+    """Logits over a temperature; infinite ones stay, without a trace in the derivative by the temperature."""
     if temperature is None:
         return logits
-    excluded = logits == -jnp.inf
-    return jnp.where(excluded, -jnp.inf, jnp.where(excluded, 0, logits) / temperature)
+    infinite = jnp.abs(logits) == jnp.inf
+    return jnp.where(infinite, logits, jnp.where(infinite, 0, logits) / temperature)
 
 
 def elementwise_loss(elements: Elements, values: Callable[[jax.Array, jax.Array], jax.Array], options) -> jax.Array:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxloss._core.classes import ClassAxis, entry, gathers, nan_where
 from jaxloss._core.log_odds import Odds, odds, odds_tangent
 from jaxloss._core.platforms import by_row
-from jaxloss._core.statistics import higher, weights_of
+from jaxloss._core.statistics import finite_top, higher, weights_of
 
 
 class LabelRow(NamedTuple):
@@ -57,7 +57,7 @@ def label_row(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Array
         best, label = max_of_others(classes, logits, ids, others), entry(classes, logits, ids)
         if alone and _block(classes, logits, ids):
             # The label adds at most 1 to a sum that is at least 1 without it, so taking it out again costs 2 eps.
-            shift = jnp.where(best == -jnp.inf, 0, best)
+            shift = finite_top(best)
             every = jnp.sum(jnp.exp(jnp.minimum(logits - classes.spread(shift), 0)), classes.axis)
             return best, every - jnp.exp(jnp.minimum(label - shift, 0)), label
         return best, jnp.sum(weights_of(classes, others, best), classes.axis), label
@@ -66,7 +66,7 @@ def label_row(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Array
     row = by_row(size, len(_LABEL_START), *operands, plain=two_reads, folded=one_read)
     best, rest, label = classes.join(row, _LABEL_START, _join_label)
     rest = jnp.where(best == -jnp.inf, 0, rest)
-    return LabelRow(best, nan_where(best == jnp.inf, rest), label)
+    return LabelRow(best, nan_where((best == jnp.inf) & (rest > 1), rest), label)
 
 
 def max_of_others(classes: ClassAxis, x: jax.Array, ids: jax.Array, others: jax.Array) -> jax.Array:
@@ -124,14 +124,16 @@ def _label_odds(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Arr
     weights = weights_of(classes, others, best)
     leads = nan_where(ids < 0, (label >= best).astype(label.dtype))
     best = jnp.where(best == -jnp.inf, 0, best)
-    single = rest == 0  # no other class has a finite logit
+    single, nothing = rest == 0, label == -jnp.inf  # no other class has a probability; the label has none
     divisor = jnp.where(single, 1, rest)
     gap = label - best
     log_rest = jnp.where(single, jnp.finfo(logits.dtype).min, jnp.log(divisor))
     log_odds = nan_where(ids < 0, gap - log_rest)
     # Each branch adds terms of one sign to the largest logit.
     truth = odds(log_odds)
+    label, best = finite_top(label), finite_top(best)
     logsumexp = jnp.where(single | (gap >= 0), label + truth.nll, best + (log_rest + truth.nlc))
+    logsumexp = jnp.where(single & nothing, 0, logsumexp)
     return LabelOdds(truth, logsumexp, weights, divisor, leads)
 
 

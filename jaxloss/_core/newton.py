@@ -55,7 +55,7 @@ def level(simplex: Simplex, logits: jax.Array, top: jax.Array, alpha: Alpha) -> 
 
     def body(_, at):
         stored = lax.optimization_barrier(logits)
-        return step(stored.astype(top.dtype) - classes.spread(top), at)
+        return step(jnp.minimum(stored.astype(top.dtype) - classes.spread(top), 0), at)
 
     return lax.fori_loop(0, factors - 1, body, start)
 
@@ -81,9 +81,9 @@ def _newton_step(classes: ClassAxis, b: jax.Array, d: jax.Array, h: jax.Array) -
 def weights_of(d: jax.Array, b: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The ratios p_j / w, and their b-th powers 1 + b d_j / w^b, 1 outside the support."""
     y = d * jnp.exp(b * h)
-    inside = b * y > -1
-    y = jnp.where(inside, y, 0)
-    return jnp.where(inside, jnp.exp(y * log1p_ratio(b * y)), 0), 1 + b * y
+    outside = b * y <= -1  # not so for NaN, which is to stay
+    y = jnp.where(outside, 0, y)
+    return jnp.where(outside, 0, jnp.exp(y * log1p_ratio(b * y))), 1 + b * y
 
 
 def or_one(x: jax.Array) -> jax.Array:

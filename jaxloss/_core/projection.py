@@ -38,8 +38,8 @@ from jaxloss._core.statistics import complement
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def gaps(classes: ClassAxis, logits: jax.Array, top: jax.Array) -> jax.Array:
-    """The gaps d_j = z_j - max z, the lowest finite number where z_j is -inf; max z, which cancels, as a constant."""
-    return jnp.maximum(logits - classes.spread(top), jnp.finfo(top.dtype).min)
+    """The gaps d_j = z_j - max z, the lowest finite number where that is -inf; max z, which cancels, as a constant."""
+    return jnp.clip(logits - classes.spread(top), jnp.finfo(top.dtype).min, 0)
 
 
 gaps.defjvp(lambda classes, primals, tangents: (gaps(classes, *primals), tangents[0]))
@@ -96,7 +96,7 @@ def residual(classes: ClassAxis, p: jax.Array, t: jax.Array) -> jax.Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def young_loss(simplex: Simplex, d: jax.Array, t: jax.Array, alpha: Alpha, at: jax.Array) -> jax.Array:
-    """The loss L of each row for a distribution t; what a class of logit -inf would add is left out."""
+    """The loss L of each row for a distribution t; what a class an infinite gap away would add is left out."""
     classes, n = simplex
     p, base = _solution(simplex, d, alpha, at)
     e = residual(classes, p, t)
@@ -176,8 +176,11 @@ def problem(name, logits, labels, axis, where, axis_name, n: int, alpha: Alpha =
         alpha = check_domain(name, "alpha", alpha, (alpha >= 1) & (alpha <= 2), "in [1, 2]")
     simplex, constant = Simplex(rows.classes, n), lax.stop_gradient(rows.logits)
     top = rows.classes.max(constant)
-    top = jnp.where(top == -jnp.inf, 0, top)
+    infinite = top == jnp.inf
+    top = jnp.where(top == -jnp.inf, 0, jnp.where(infinite, jnp.finfo(top.dtype).max, top))
     at = level(simplex, constant.astype(logits.dtype), top, alpha)
+    # A logit of +inf takes all of the probability, where Newton's method starts; what several take is not defined.
+    at = jnp.where(infinite & (at != (1 if alpha is None else 0)), jnp.nan, at)
     return Problem(rows, simplex, gaps(rows.classes, rows.logits, top), alpha, at)
 
 
@@ -205,7 +208,7 @@ def projection_loss(class_weights, name, *common) -> jax.Array:
     rows, simplex, d, alpha, at = problem(name, *common)
     t, share = _target(rows, class_weights)
     losses = share * young_loss(simplex, d, t, alpha, at)
-    lost = rows.classes.sum(jnp.where(rows.logits == -jnp.inf, t, 0)) > 0  # a label where no class is
+    lost = rows.classes.sum(jnp.where(d <= jnp.finfo(d.dtype).min, t, 0)) > 0  # a label an infinite gap away
     return rows.finish(losses + infinite_where(lost & (share > 0), losses))
 
 

@@ -33,13 +33,18 @@ def higher(m: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array, jax.Ar
     return jnp.maximum(m, other), m >= other, jnp.where(m == other, 0, jnp.abs(m - other))
 
 
+def finite_top(best: jax.Array) -> jax.Array:
+    """A largest logit to subtract: 0 for -inf, and for +inf a number whose double is finite."""
+    return jnp.where(best == -jnp.inf, 0, jnp.where(best == jnp.inf, float(jnp.finfo(best.dtype).max) / 4, best))
+
+
 def weights_of(classes: ClassAxis, logits: jax.Array, best: jax.Array) -> jax.Array:
-    """exp(z - m), 0 where z is -inf."""
-    return jnp.exp(logits - classes.spread(jnp.where(best == -jnp.inf, 0, best)))
+    """exp(z - m), 0 where z is -inf; where m is +inf, 1 for a logit of +inf and else 0."""
+    return jnp.exp(jnp.minimum(logits - classes.spread(finite_top(best)), 0))
 
 
 class ClassRow(NamedTuple):
-    """What a row says of all its classes; m and r are 0 where no logit is finite."""
+    """What a row says of all its classes; m and r are 0 where every logit is -inf."""
 
     best: jax.Array  # m; a constant, for r carries the derivative
     rest: jax.Array  # r
@@ -85,7 +90,7 @@ def row_sums(classes: ClassAxis, logits: jax.Array, shares: tuple, counted: tupl
         below = jnp.sum(jnp.where(logits == classes.spread(best), 0, weights), classes.axis)
         # All but one largest: where that is less than 1, the largest is alone and `below` has every digit of it.
         state = [best, jnp.where(everything < 2, below, everything - 1)]
-        height = classes.spread(jnp.where(best == -jnp.inf, 0, best)) - logits
+        height = jnp.where(logits == classes.spread(best), 0, classes.spread(best) - logits)
         for share in shares:
             moment = jnp.sum(jnp.where(share == 0, 0, share * height), classes.axis)
             state += [jnp.sum(share, classes.axis), moment]
@@ -96,11 +101,12 @@ def row_sums(classes: ClassAxis, logits: jax.Array, shares: tuple, counted: tupl
     best, rest, *state = classes.join(state, start, join)
     count = len(state) - len(counted)
     totals, heights, counts = state[:count:2], state[1:count:2], state[count:]
-    rest = jnp.where(best == -jnp.inf, 0, nan_where(best == jnp.inf, rest))
-    row = ClassRow(jnp.where(best == -jnp.inf, 0, best), rest)
+    # A logit of +inf takes all of the probability; what several take is not defined.
+    rest = jnp.where(best == -jnp.inf, 0, nan_where((best == jnp.inf) & (rest > 0), rest))
+    row = ClassRow(finite_top(best), rest)
     values, limits = [], []
     for total, height in zip(totals, heights, strict=True):
-        impossible = (height == jnp.inf) | ((best == -jnp.inf) & (total > 0))
+        impossible = ((height == jnp.inf) | ((best == -jnp.inf) & (total > 0))) & ~jnp.isnan(rest)
         values.append(jnp.where(impossible, ceiling(logits.dtype), height + total * jnp.log1p(rest)))
         limits.append(jnp.where(impossible, jnp.inf, jnp.zeros_like(rest)))
     return RowSums(row, tuple(totals), tuple(values), tuple(limits), tuple(counts))
@@ -140,7 +146,7 @@ def odds_in_row(classes: ClassAxis, row: ClassRow, logits: jax.Array) -> Odds:
     highest = ceiling(logits.dtype)
     statistics = row.best, row.rest, 1 + row.rest, jnp.log1p(row.rest)
     best, rest, total, log_total = map(classes.spread, statistics)
-    depth = logits - best
+    depth = jnp.minimum(logits - best, 0)  # above 0 for a logit of +inf alone
     weights = jnp.exp(depth)
     # The total less the weight of a class, as a sum of two terms that are not negative.
     complement = (1 - weights) + rest
@@ -195,7 +201,7 @@ class Sums(NamedTuple):
 
 def is_major(classes: ClassAxis, row: ClassRow, logits: jax.Array) -> jax.Array:
     """Mask of a class that holds more than half of the probability."""
-    return (logits == classes.spread(row.best)) & classes.spread(row.rest < 1)
+    return (logits >= classes.spread(row.best)) & classes.spread(row.rest < 1)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
