@@ -81,7 +81,7 @@ def _newton_step(classes: ClassAxis, b: jax.Array, d: jax.Array, h: jax.Array) -
 def weights_of(d: jax.Array, b: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The ratios p_j / w, and their b-th powers 1 + b d_j / w^b, 1 outside the support."""
     y = d * jnp.exp(b * h)
-    outside = b * y <= -1  # not so for NaN, which is to stay
+    outside = ~(b * y > -1) & ~jnp.isnan(y)  # NaN is to stay; y = -inf is outside for b = 0, too
     y = jnp.where(outside, 0, y)
     return jnp.where(outside, 0, jnp.exp(y * log1p_ratio(b * y))), 1 + b * y
 
