@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxloss._core.arguments import check_floating, check_where, compute_dtype, sigmoid_elements
 from jaxloss._core.compose import sigmoid_loss
 from jaxloss._core.hessians import elementwise_hessian
-from jaxloss._core.log_odds import finite
+from jaxloss._core.log_odds import counted, finite
 from jaxloss._core.options import compiled, describe, number, public
 
 
@@ -30,13 +30,8 @@ def _huber_jvp(primals, tangents):
 
 def _either(phi: Callable[[jax.Array], jax.Array], z: jax.Array, t: jax.Array) -> jax.Array:
     """The sum t phi(z) + (1 - t) phi(-z), where a part with coefficient 0 is 0 even if phi overflows."""
-
-    def part(coefficient, value):
-        largest = jnp.finfo(value.dtype).max
-        return coefficient * jnp.where(coefficient == 0, jnp.minimum(value, largest), value)
-
     z = finite(z)
-    return part(t, phi(z)) + part(1 - t, phi(-z))
+    return t * counted(t, phi(z)) + (1 - t) * counted(1 - t, phi(-z))
 
 
 @public(elementwise_hessian)

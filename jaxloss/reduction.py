@@ -13,6 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import check_floating, compute_dtype
+from jaxloss._core.log_odds import counted
 from jaxloss._core.masks import by_entry, fitted, neutral, rows_of
 from jaxloss._core.options import as_argument, check_given, compiled, describe, number, of_jaxloss
 from jaxloss._core.varying import vary, varying
@@ -114,7 +115,7 @@ def _sums(name, losses, where=None, weights=None) -> tuple[jax.Array, jax.Array]
     if where is not None:
         where = by_entry(name, "where", where, losses)
         losses, weights = jnp.where(where, losses, 0), jnp.where(where, weights, 0)
-    return jnp.sum(losses * weights), jnp.sum(weights)
+    return jnp.sum(counted(weights, losses) * weights), jnp.sum(weights)
 
 
 def masked_loss(
@@ -206,6 +207,7 @@ def mean(
       where: boolean of the shape of `losses`, or of its leading axes (rows of losses by element), losses to keep; what
         others hold, NaN included, has no effect on the mean.
       weights: float array of the shape of `losses`, or of its leading axes (a weight for each row); 1 each if None.
+        0 drops a loss, an infinite one too, in value and gradient; NaN stays NaN, for which there is `where`.
       normalizer: scalar > 0 to divide by in place of the sum of weights; for a count that may be 0, such as that of the
         positives in detection, pass `jnp.maximum(count, 1)`.
 

@@ -15,7 +15,7 @@ from jaxloss._core.arguments import Elements, Rows, check_floating, compute_dtyp
 from jaxloss._core.classes import pick
 from jaxloss._core.expectations import Part, Scalar, Shares, divergence, expected
 from jaxloss._core.label_odds import LabelOdds, label_odds
-from jaxloss._core.log_odds import Odds, cross_entropy
+from jaxloss._core.log_odds import Odds, counted, cross_entropy
 from jaxloss._core.options import describe
 from jaxloss._core.statistics import class_row
 
@@ -75,7 +75,7 @@ def softmax_loss(scalar: Scalar, parameters: dict[str, Any], *common) -> jax.Arr
     else:
         assert shares is not None
         losses, logsumexp = expected(rows.classes, scalar, rows.logits, shares, given)
-    return rows.finish(losses if z_loss is None else losses + z_loss * jnp.square(logsumexp))
+    return rows.finish(losses if z_loss is None else losses + z_loss * counted(z_loss, jnp.square(logsumexp)))
 
 
 def probability_loss(
@@ -128,16 +128,19 @@ def elementwise_loss(elements: Elements, values: Callable[[jax.Array, jax.Array]
         targets = targets * (1 - smoothing) + smoothing / 2
     losses = values(elements.logits, targets)
     if weights is not None:
-        losses = losses * weights
+        losses = counted(weights, losses) * weights
     return losses if elements.keep is None else jnp.where(elements.keep, losses, 0)
 
 
 def sigmoid_loss(elements: Elements, values: Callable[[jax.Array, jax.Array], jax.Array], options) -> jax.Array:
-    """Losses per element without a bound on the wrong side of the target; `values` holds for finite logits."""
+    """Losses per element without a bound on the wrong side of the target; `values` holds for finite logits.
+
+    There they are 0 where a weight of 0 drops the element.
+    """
 
     def with_limits(logits, targets):
         wrong = ((logits == jnp.inf) & (targets < 1)) | ((logits == -jnp.inf) & (targets > 0))
         losses = values(logits, targets)
-        return losses + infinite_where(wrong, losses)
+        return losses + infinite_where(wrong & (losses != 0), losses)
 
     return elementwise_loss(elements, with_limits, options)

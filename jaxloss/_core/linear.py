@@ -23,6 +23,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core.chunks import Chunks, Split, Splits, masked, resized
 from jaxloss._core.functions import opened
+from jaxloss._core.log_odds import counted
 from jaxloss._core.options import describe
 from jaxloss._core.varying import Tree, spread, vary, varying, varying_any
 
@@ -146,7 +147,7 @@ class Plan(NamedTuple):
             ones = jnp.ones(losses.shape, losses.dtype)
             scale = masked(keep, vary(ones if weights is None else weights.astype(losses.dtype), varying(losses)))
             dz, dlabels, dparameters, denclosed = pull(scale)
-            losses, dz, dlabels, extra = masked(keep, (losses, dz, dlabels, extra))
+            losses, dz, dlabels, extra = masked(keep, (counted(scale, losses), dz, dlabels, extra))
             shared = Operands(
                 kernel=layer.by_kernel(dz, hidden) if active.kernel else None,
                 bias=jnp.sum(dz, 0) if active.bias else None,

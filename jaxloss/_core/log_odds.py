@@ -48,6 +48,11 @@ def _finite_jvp(primals, tangents):
     return finite(*primals), tangents[0]
 
 
+def counted(coefficient: jax.Array, values: jax.Array) -> jax.Array:
+    """The values, 0 where they are infinite and the coefficient is 0: it drops them, in the derivatives too."""
+    return jnp.where((coefficient == 0) & (jnp.abs(values) == jnp.inf), 0, values)
+
+
 @jax.custom_jvp
 def minus_log(p: jax.Array) -> jax.Array:
     """-log(p), with the `ceiling` at 0 and the derivative of the least normal number there."""

@@ -29,7 +29,7 @@ from jaxloss._core.arguments import Rows, softmax_rows
 from jaxloss._core.checks import check_domain
 from jaxloss._core.classes import ClassAxis, nan_where
 from jaxloss._core.compose import infinite_where
-from jaxloss._core.log_odds import box_cox
+from jaxloss._core.log_odds import box_cox, counted
 from jaxloss._core.newton import Alpha, Simplex, level, or_one, weights_of
 from jaxloss._core.options import describe
 from jaxloss._core.platforms import recomputed
@@ -207,7 +207,8 @@ def projection_loss(class_weights, name, *common) -> jax.Array:
     """Losses per row; `common` arguments as `problem` takes them."""
     rows, simplex, d, alpha, at = problem(name, *common)
     t, share = _target(rows, class_weights)
-    losses = share * young_loss(simplex, d, t, alpha, at)
+    losses = young_loss(simplex, d, t, alpha, at)
+    losses = share * counted(share, losses)
     lost = rows.classes.sum(jnp.where(d <= jnp.finfo(d.dtype).min, t, 0)) > 0  # a label an infinite gap away
     return rows.finish(losses + infinite_where(lost & (share > 0), losses))
 
