@@ -140,12 +140,23 @@ def softmax_rows(name, logits, labels, axis, where, axis_name=None, excluded=-np
         labels = jnp.where(known, labels, jnp.zeros((), labels.dtype))
     if is_ids:
         return _with_ids(rows, class_ids(name, labels, classes.size(logits)), kept)
+    refuse_one_class(rows, argument, "labels", labels)
     targets = labels.astype(logits.dtype)
     advice = f". Are `{argument}` and `labels` swapped?"
     domain = "a distribution over the classes, no entry below 0"
     targets = check_domain(name, "labels", targets, targets >= 0, domain, advice)
     logits = check_order(name, argument, logits, targets, excluded)
     return rows._replace(logits=logits, targets=targets)
+
+
+def refuse_one_class(rows: Rows, argument: str, other: str, x: jax.Array) -> None:
+    """An error for a batch of one class and labels of its shape, which are binary labels: nothing would be trained."""
+    if rows.logits.ndim > 1 and rows.classes.size(rows.logits) == 1:
+        raise ValueError(
+            f"{rows.name}: `{argument}` must have two classes or more where `{other}` have their shape; got "
+            f"{describe(x)}, one class, which has probability 1 whatever the logit. For binary labels use a sigmoid loss "
+            f"(binary_cross_entropy for probabilities) of {argument} and {other} without that axis."
+        )
 
 
 def _with_ids(rows: Rows, ids: jax.Array, kept: jax.Array | None) -> Rows:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core.arguments import Elements, Rows, check_floating, compute_dtype, softmax_rows
+from jaxloss._core.arguments import Elements, Rows, check_floating, compute_dtype, refuse_one_class, softmax_rows
 from jaxloss._core.classes import pick
 from jaxloss._core.expectations import Part, Scalar, Shares, divergence, expected
 from jaxloss._core.label_odds import LabelOdds, label_odds
@@ -101,6 +101,7 @@ def kl_values(name, logits, target_logits, axis, where, axis_name, temperature) 
     check_floating(name, "target_logits", target_logits)
     target_logits = target_logits.astype(compute_dtype(logits))
     rows, target_rows = (softmax_rows(name, x, None, axis, where, axis_name) for x in (logits, target_logits))
+    refuse_one_class(rows, "logits", "target_logits", target_logits)
     temperature = rows.parameter("temperature", temperature)
     logits, target_logits = (heated(r.logits, temperature) for r in (rows, target_rows))
     statistics = class_row(rows.classes, logits), class_row(rows.classes, target_logits)
