@@ -14,18 +14,24 @@ from jaxloss._core.options import compiled, describe, number, public
 
 
 @jax.custom_jvp
-def _huber(excess: jax.Array, knee: jax.Array) -> jax.Array:
-    """Half the square of `excess` >= 0 up to `knee`, its tangent beyond: r (excess - r / 2), r = min(excess, knee)."""
-    r = jnp.minimum(excess, knee)
-    return r * (excess - r / 2)
+def _huber(x: jax.Array, knee: jax.Array) -> jax.Array:
+    """Half the square of `x` where |x| <= `knee`, its tangent beyond: r (x - r / 2), r being `x` clipped."""
+    r = jnp.clip(x, -knee, knee)
+    return r * (x - r / 2)
 
 
 @_huber.defjvp
 def _huber_jvp(primals, tangents):
-    # As written, the derivative at excess = knee would be split between the branches of `min`.
-    excess, knee = primals
-    r = jnp.where(excess < knee, excess, knee)
-    return _huber(excess, knee), r * tangents[0] + (excess - r) * tangents[1]
+    # As written, the derivative at the knee would be split between the branches of `clip`.
+    x, knee = primals
+    beyond = jnp.abs(x) >= knee
+    r = jnp.where(beyond, jnp.sign(x) * knee, x)
+    return _huber(x, knee), r * tangents[0] + jnp.where(beyond, jnp.abs(x) - knee, 0) * tangents[1]
+
+
+def _short_of_one(m: jax.Array) -> jax.Array:
+    """max(0, 1 - m), with the derivative 0 at m = 1."""
+    return jnp.where(m >= 1, 0, 1 - m)
 
 
 def _either(phi: Callable[[jax.Array], jax.Array], z: jax.Array, t: jax.Array) -> jax.Array:
@@ -47,7 +53,8 @@ def modified_huber_loss(
     """Modified Huber loss of each logit, for binary and one-against-the-rest classification; robust to outliers.
 
     With phi(m) = max(0, 1 - m)^2 for m >= -1 and -4 m below: loss = t phi(z) + (1 - t) phi(-z). Gradient for t = 1:
-    -2 min(max(0, 1 - z), 2), and its mirror image for t = 0.
+    -2 min(max(0, 1 - z), 2), and its mirror image for t = 0; the second derivative is 2 for -1 < z < 1 and else 0, at
+    the kinks that of the flatter side.
 
     Args:
       logits: float array [*batch] or [*batch, C], decision values.
@@ -80,7 +87,7 @@ def modified_huber_loss(
     elements = sigmoid_elements("modified_huber_loss", logits, labels, axis, where)
 
     def phi(m):
-        return 2 * _huber(jnp.maximum(1 - m, 0), jnp.full_like(m, 2))
+        return 2 * _huber(_short_of_one(m), jnp.full_like(m, 2))
 
     return sigmoid_loss(elements, lambda z, t: _either(phi, z, t), (class_weights, label_smoothing))
 
@@ -98,7 +105,7 @@ def squared_hinge_loss(
     """Squared hinge loss of each logit, for binary and one-against-the-rest classification.
 
     With phi(m) = max(0, 1 - m)^2: loss = t phi(z) + (1 - t) phi(-z). Gradient for t = 1: -2 max(0, 1 - z), and its
-    mirror image for t = 0.
+    mirror image for t = 0; the second derivative is 2 for z < 1 and else 0, at the kink that of the flatter side.
 
     Args:
       logits: float array [*batch] or [*batch, C], decision values.
@@ -131,7 +138,7 @@ def squared_hinge_loss(
     elements = sigmoid_elements("squared_hinge_loss", logits, labels, axis, where)
 
     def phi(m):
-        return jnp.square(jnp.maximum(1 - m, 0))
+        return jnp.square(_short_of_one(m))
 
     return sigmoid_loss(elements, lambda z, t: _either(phi, z, t), (class_weights, label_smoothing))
 
@@ -147,7 +154,8 @@ def huber_loss(
     """Huber loss of each prediction: quadratic near the target, linear far from it.
 
     With e = |predictions - targets|: loss = e^2 / 2 for e <= delta, delta (e - delta / 2) beyond. Gradient:
-    sign(predictions - targets) min(e, delta).
+    sign(predictions - targets) min(e, delta); the second derivative is 1 for e < delta and else 0, at the kink that of
+    the flatter side.
 
     Args:
       predictions: float array of any shape.
@@ -181,8 +189,8 @@ def huber_loss(
     difference = z.astype(dtype) - t.astype(dtype)
     knee = number("huber_loss", "delta", delta, None, dtype)
     if where is None:
-        return _huber(jnp.abs(difference), jnp.broadcast_to(knee, z.shape))
+        return _huber(difference, jnp.broadcast_to(knee, z.shape))
     keep = jnp.asarray(where)
     check_where("huber_loss", keep, {z.shape: "elements to keep"})
-    losses = _huber(jnp.abs(jnp.where(keep, difference, 0)), jnp.broadcast_to(knee, z.shape))
+    losses = _huber(jnp.where(keep, difference, 0), jnp.broadcast_to(knee, z.shape))
     return jnp.where(keep, losses, 0)

@@ -147,7 +147,7 @@ def asymmetric_loss(
 
     With p_m = max(p - clip, 0): loss = t (1 - p)^gamma_positive (-log p) + (1 - t) p_m^gamma_negative (-log(1 - p_m)).
     Gradient for t = 1: -(1 - p)^gamma_positive ((1 - p) + gamma_positive p (-log p)); for t = 0 and p > clip, with n =
-    gamma_negative: p (1 - p) p_m^n (n (-log(1 - p_m)) / p_m + 1 / (1 - p_m)).
+    gamma_negative: p (1 - p) p_m^n (n (-log(1 - p_m)) / p_m + 1 / (1 - p_m)); 0 for p <= clip.
 
     Args:
       logits: float array [*batch] or [*batch, C], log-odds of a positive.
@@ -191,7 +191,7 @@ def asymmetric_loss(
             # log p_m only where p exceeds the margin: its derivative has no bound toward it.
             shifted = truth.p - margin
             above = shifted > 0
-            negative = minus_log1m(jnp.maximum(shifted, 0))
+            negative = minus_log1m(jnp.where(shifted <= 0, 0, shifted))
             if negative_exponent is not None:
                 power = jnp.exp(negative_exponent * jnp.log(jnp.where(above, shifted, 1)))
                 negative = jnp.where(above, power * negative, 0)

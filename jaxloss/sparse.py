@@ -167,7 +167,7 @@ def sparsemax_loss(
     """Binary sparsemax loss of each logit, for binary and multi-label targets: exactly 0 beyond a margin.
 
     With p = clip((1 + z) / 2, 0, 1): loss = (t - p)^2 + (1 - t) [z - 1]_+ + t [-1 - z]_+. Gradient: p - t, formed as
-    (1 - t) p - t (1 - p).
+    (1 - t) p - t (1 - p); the second derivative is 1/2 for |z| < 1 and else 0, at the kinks that of the flatter side.
 
     Args:
       logits: float array [*batch] or [*batch, C], log-odds of a positive.

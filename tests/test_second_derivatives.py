@@ -1,5 +1,7 @@
 """Second derivatives keep their digits too: by ids as by one-hot rows, whichever class leads."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,3 +47,59 @@ def test_both_kinds_of_labels_give_the_same_number():
     by_id, by_row = run(logits, 1)[2], run(logits, jnp.eye(3)[1])[2]
     np.testing.assert_allclose(by_id[0], 4.1223072e-09, rtol=1e-6)
     np.testing.assert_allclose(by_id, by_row, rtol=1e-6)
+
+
+TWOS = [(-1, 0), (1, 1)]  # of a binary label: sign of the margin
+KINKS = {  # the loss as a function of one number, a kink, and the step to the flatter side
+    **{
+        f"{name}, label {t}, margin {m}": (partial(loss, labels=jnp.array(t)), sign * m, sign * step)
+        for sign, t in TWOS
+        for name, loss, m, step in [
+            ("squared hinge", lambda z, labels: jaxloss.squared_hinge_loss(z, labels), 1.0, 0.25),
+            ("modified Huber", lambda z, labels: jaxloss.modified_huber_loss(z, labels), 1.0, 0.25),
+            ("modified Huber", lambda z, labels: jaxloss.modified_huber_loss(z, labels), -1.0, 0.0),
+            ("binary sparsemax", lambda z, labels: jaxloss.sparsemax_loss(z, labels), 1.0, 0.25),
+            ("binary sparsemax", lambda z, labels: jaxloss.sparsemax_loss(z, labels), -1.0, -0.25),
+        ]
+    },
+    "Huber above": (lambda x: jaxloss.huber_loss(x, delta=2.0), 2.0, 0.0),
+    "Huber below": (lambda x: jaxloss.huber_loss(x, jnp.float32(1), 2.0), -1.0, 0.0),
+    "ranking hinge": (
+        lambda z: jaxloss.pairwise_ranking_loss(jnp.stack([z, jnp.float32(0)]), jnp.array([1, 0]), surrogate="hinge"),
+        1.0,
+        0.25,
+    ),
+    "asymmetric": (
+        lambda z: jaxloss.asymmetric_loss(z, jnp.array(0), gamma_negative=0, clip=0.5),
+        0.0,
+        -0.25,
+    ),
+    "sparsemax": (
+        lambda z: jaxloss.multiclass_sparsemax_loss(jnp.stack([z, jnp.float32(0), jnp.float32(0)]), 2),
+        -0.5,
+        -0.25,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_kinks_have_the_derivatives_of_the_flatter_side(name):
+    loss, kink, step = KINKS[name]
+    with jax.debug_nans(True):
+        first, second = jax.jit(jax.grad(loss)), jax.jit(jax.hessian(loss))
+        at, side = jnp.float32(kink), jnp.float32(kink + step)
+        assert second(at) == second(side)
+        if step:
+            assert second(at) == 0
+            assert first(at) == first(side)
+        else:
+            assert second(at) == 0 != first(at)
+
+
+def test_huber_loss_bends_at_a_difference_of_zero():
+    second = jax.jit(jax.vmap(jax.hessian(jaxloss.huber_loss)))(jnp.array([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0]))
+    np.testing.assert_array_equal(second, [0, 0, 1, 1, 1, 0])
+    assert np.isnan(jax.grad(jaxloss.huber_loss)(jnp.nan))
+    by_knee = jax.grad(lambda d: jaxloss.huber_loss(jnp.float32(-3.0), delta=d))
+    assert by_knee(1.0) == 2
+    assert by_knee(4.0) == 0

@@ -154,7 +154,7 @@ def refuse_one_class(rows: Rows, argument: str, other: str, x: jax.Array) -> Non
     if rows.logits.ndim > 1 and rows.classes.size(rows.logits) == 1:
         raise ValueError(
             f"{rows.name}: `{argument}` must have two classes or more where `{other}` have their shape; got "
-            f"{describe(x)}, one class, which has probability 1 whatever the logit. For binary labels use a sigmoid loss "
+            f"{describe(x)}, one class, of probability 1 whatever the logit. For binary labels use a sigmoid loss "
             f"(binary_cross_entropy for probabilities) of {argument} and {other} without that axis."
         )
 
