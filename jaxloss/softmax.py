@@ -133,6 +133,8 @@ def softmax_focal_loss(
 
     loss = (1 - p_y)^gamma (-log p_y) for an id, sum_c t_c (1 - p_c)^gamma (-log p_c) for a distribution. Gradient with
     w = (1 - p_y)^gamma: -w ((1 - p_y) + gamma p_y (-log p_y)) by z_y, and that times -p_j / (1 - p_y) for j != y.
+    Label smoothing changes t alone: each class has the focal factor of its own p_c, as in Keras. docs/semantics.md has
+    the two other conventions, one factor for the row, of p_y or of the smoothed cross-entropy.
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
