@@ -85,8 +85,8 @@ def sigmoid_focal_loss(
 
     With p_t = t p + (1 - t) (1 - p): loss = a_t (1 - p_t)^gamma (t (-log p) + (1 - t) (-log(1 - p))), where
     a_t = alpha t + (1 - alpha) (1 - t), or 1 for alpha = None. Gradient for t = 1:
-    -alpha (1 - p)^gamma ((1 - p) + gamma p (-log p)), and its mirror image for t = 0. With label smoothing, t in p_t and
-    a_t is the smoothed label, as in Keras. docs/semantics.md has p_t of the given label.
+    -alpha (1 - p)^gamma ((1 - p) + gamma p (-log p)), and its mirror image for t = 0. With label smoothing, t in p_t
+    and a_t is the smoothed label, as in Keras. docs/semantics.md has p_t of the given label.
 
     Args:
       logits: float array [*batch] or [*batch, C], log-odds of a positive.

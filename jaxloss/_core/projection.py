@@ -161,6 +161,7 @@ class Problem(NamedTuple):
     d: jax.Array
     alpha: Alpha
     at: jax.Array
+    infinite: jax.Array  # rows with a logit of +inf
 
 
 def problem(name, logits, labels, axis, where, axis_name, n: int, alpha: Alpha = None) -> Problem:
@@ -181,12 +182,12 @@ def problem(name, logits, labels, axis, where, axis_name, n: int, alpha: Alpha =
     at = level(simplex, constant.astype(logits.dtype), top, alpha)
     # A logit of +inf takes all of the probability, where Newton's method starts; what several take is not defined.
     at = jnp.where(infinite & (at != (1 if alpha is None else 0)), jnp.nan, at)
-    return Problem(rows, simplex, gaps(rows.classes, rows.logits, top), alpha, at)
+    return Problem(rows, simplex, gaps(rows.classes, rows.logits, top), alpha, at, infinite)
 
 
 def projection(name, logits, *common) -> jax.Array:
     """The point p in the shape of the logits; `common` arguments as `problem` takes them after the labels."""
-    rows, simplex, d, alpha, at = problem(name, logits, None, *common)
+    rows, simplex, d, alpha, at, _ = problem(name, logits, None, *common)
     return rows.restore(project(simplex, d, alpha, at), logits.astype(d.dtype))
 
 
@@ -205,11 +206,15 @@ def _target(rows, class_weights) -> tuple[jax.Array, jax.Array]:
 
 def projection_loss(class_weights, name, *common) -> jax.Array:
     """Losses per row; `common` arguments as `problem` takes them."""
-    rows, simplex, d, alpha, at = problem(name, *common)
+    rows, simplex, d, alpha, at, infinite = problem(name, *common)
     t, share = _target(rows, class_weights)
     losses = young_loss(simplex, d, t, alpha, at)
     losses = share * counted(share, losses)
-    lost = rows.classes.sum(jnp.where(d <= jnp.finfo(d.dtype).min, t, 0)) > 0  # a label an infinite gap away
+    # A label an infinite gap away; of the arguments alone, so that GPUs find it where they read them first.
+    constant, targets = lax.stop_gradient(rows.logits), rows.targets
+    labeled = targets > 0 if targets is not None else rows.classes.is_label(constant, rows.ids)
+    lowest = -rows.classes.max(jnp.where(labeled, -constant, -jnp.inf))
+    lost = (lowest == -jnp.inf) | (infinite & (lowest < jnp.inf))
     return rows.finish(losses + infinite_where(lost & (share > 0), losses))
 
 
@@ -219,7 +224,7 @@ def projection_hessian(n: int) -> Callable[[Callable], Callable]:
     def decorate(function):
         def hessian(logits, labels, axis, where, *, axis_name, class_weights, alpha=None):
             common = (function.__name__, logits, labels, axis, where, axis_name, n, alpha)
-            rows, simplex, d, alpha, at = problem(*common)
+            rows, simplex, d, alpha, at, _ = problem(*common)
             slopes = projection_slopes(simplex, project(simplex, d, alpha, at), alpha)
             shares = slopes / rows.classes.spread(or_one(rows.classes.sum(slopes)))
             weight = rows.classes.spread(_target(rows, class_weights)[1])
