@@ -29,7 +29,7 @@ from jaxloss._core.arguments import Rows, softmax_rows
 from jaxloss._core.checks import check_domain
 from jaxloss._core.classes import ClassAxis, nan_where
 from jaxloss._core.compose import infinite_where
-from jaxloss._core.log_odds import box_cox, counted
+from jaxloss._core.log_odds import box_cox
 from jaxloss._core.newton import Alpha, Simplex, level, or_one, weights_of
 from jaxloss._core.options import describe
 from jaxloss._core.platforms import recomputed
@@ -208,8 +208,7 @@ def projection_loss(class_weights, name, *common) -> jax.Array:
     """Losses per row; `common` arguments as `problem` takes them."""
     rows, simplex, d, alpha, at, infinite = problem(name, *common)
     t, share = _target(rows, class_weights)
-    losses = young_loss(simplex, d, t, alpha, at)
-    losses = share * counted(share, losses)
+    losses = share * young_loss(simplex, d, t, alpha, at)
     # A label an infinite gap away; of the arguments alone, so that GPUs find it where they read them first.
     constant, targets = lax.stop_gradient(rows.logits), rows.targets
     labeled = targets > 0 if targets is not None else rows.classes.is_label(constant, rows.ids)
