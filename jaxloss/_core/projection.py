@@ -210,8 +210,8 @@ def projection_loss(class_weights, name, *common) -> jax.Array:
     t, share = _target(rows, class_weights)
     losses = share * young_loss(simplex, d, t, alpha, at)
     # A label an infinite gap away; of the arguments alone, so that GPUs find it where they read them first.
-    constant, targets = lax.stop_gradient(rows.logits), rows.targets
-    labeled = targets > 0 if targets is not None else rows.classes.is_label(constant, rows.ids)
+    constant = lax.stop_gradient(rows.logits)
+    labeled = t > 0 if rows.targets is None else rows.targets > 0
     lowest = -rows.classes.max(jnp.where(labeled, -constant, -jnp.inf))
     lost = (lowest == -jnp.inf) | (infinite & (lowest < jnp.inf))
     return rows.finish(losses + infinite_where(lost & (share > 0), losses))
