@@ -39,7 +39,7 @@ def softmax_kl_divergence(
       positive target probability has a logit of -inf.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       0 for equal logits; `softmax_cross_entropy` with labels t, less the entropy of t.

@@ -105,7 +105,7 @@ def linear_loss(
       `has_aux`, a pair of it and the auxiliary results [*batch, ...], 0 in rows left out.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values that are not as said here.
 
     Identities:
       `LossSum.of(loss(hidden @ kernel + bias, labels), where, weights)`, for every `chunk_rows`.
@@ -207,7 +207,7 @@ def map_linear_logits(
       Tree of arrays [*batch, ...].
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values that are not as said here.
 
     Identities:
       `fn(hidden @ kernel + bias, *rows)`, for every `chunk_rows`.

@@ -71,7 +71,7 @@ def modified_huber_loss(
       range, +inf for an infinite logit on the wrong side.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       loss="modified_huber" of scikit-learn's SGDClassifier, with labels -1 and 1 there.
@@ -122,7 +122,7 @@ def squared_hinge_loss(
       range, +inf for an infinite logit on the wrong side.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       `modified_huber_loss` for margins of -1 and more; Keras' SquaredHinge, which takes a mean over the last axis.
@@ -167,7 +167,7 @@ def huber_loss(
       Losses of the shape of `predictions`, not reduced; float32, or float64 for float64 predictions.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       optax.losses.huber_loss, without overflow for large differences.

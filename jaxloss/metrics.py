@@ -37,7 +37,7 @@ def hamming_loss(
       row, where an id is out of range.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values that are not as said here.
 
     Identities:
       `jaxloss.mean(hamming_loss(predictions, labels))` is sklearn.metrics.hamming_loss(labels, predictions). With
@@ -77,7 +77,7 @@ def zero_one_loss(
       Losses 0 or 1 [*batch], not reduced, float32. NaN where a row holds NaN or an id out of range.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above. One axis of
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values that are not as said here. One axis of
         integers may be class ids of many examples or the labels of one: say axis=None, or pass booleans.
 
     Identities:
@@ -124,7 +124,7 @@ def label_ranking_loss(
       without an irrelevant label, NaN for rows with a NaN or an id out of range.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values that are not as said here.
 
     Identities:
       `jaxloss.mean(label_ranking_loss(scores, labels))` is sklearn.metrics.label_ranking_loss(labels, scores); with

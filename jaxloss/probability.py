@@ -38,14 +38,14 @@ def cross_entropy(
       where: boolean [*batch], rows to keep, or of the shape of `probs`, classes to keep (a label's share of the others
         counts nothing); a row left out or without classes gives loss 0, gradient 0.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
-      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist, those of p > 0.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes of p > 0.
 
     Returns:
       Losses [*batch] in nats, not reduced; float32, or float64 for float64 input. NaN where an id is out of range, +inf
       where the true class has probability 0.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       `softmax_cross_entropy` of the logits, for probs = softmax(logits).
@@ -82,14 +82,14 @@ def negative_log_likelihood(
       where: boolean [*batch], rows to keep, or of the shape of `log_probs`, classes to keep (a label's share of the
         others counts nothing); a row left out or without classes gives loss 0, gradient 0.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
-      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist, those above -inf.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes above -inf.
 
     Returns:
       Losses [*batch] in nats, not reduced; float32, or float64 for float64 input. NaN where an id is out of range, +inf
       where the true class has a logarithm of -inf.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       `softmax_cross_entropy` of the logits, for log_probs = log_softmax(logits).
@@ -144,7 +144,7 @@ def binary_cross_entropy(
       of range, +inf for a true outcome of probability 0.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       `sigmoid_binary_cross_entropy` of the logits, for probs = sigmoid(logits).

@@ -52,7 +52,7 @@ def pairwise_ranking_loss(
       an infinite logit at the wrong end.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values that are not as said here.
 
     Identities:
       One relevant and one irrelevant label, logistic: `sigmoid_binary_cross_entropy` of the difference of the logits.
@@ -100,7 +100,7 @@ def log_sum_exp_pairwise_loss(
       wrong end.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values that are not as said here.
 
     Identities:
       One relevant label: `softmax_cross_entropy` with it.
@@ -140,7 +140,7 @@ def zlpr_loss(logits: ArrayLike, labels: ArrayLike, axis: int = -1, where: Array
       +inf for an infinite logit at the wrong end.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values that are not as said here.
 
     Identities:
       C = 1: `sigmoid_binary_cross_entropy`. The sum of `softmax_cross_entropy` of (0, z_j for all j) and
@@ -182,7 +182,7 @@ def soft_hamming_loss(
       where an id is out of range.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values that are not as said here.
 
     Identities:
       For logits of -inf and inf the mean over the row of `metrics.hamming_loss` of logits > 0.

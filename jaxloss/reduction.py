@@ -146,7 +146,7 @@ def masked_loss(
       `LossSum`, whose `mean()` is the mean over what is kept and whose sums add up over microbatches and devices.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python values other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python values that are not as said here.
 
     Identities:
       `mean(loss(logits, labels, where=where), where, weights)`, for a mask of the shape of the losses.
@@ -216,7 +216,7 @@ def mean(
       over a normalizer of 0, any other total over 0 is infinite.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       `weights=class_weights[labels]` with unweighted losses is the weighted mean of torch.nn.CrossEntropyLoss for ids

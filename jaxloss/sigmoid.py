@@ -46,7 +46,7 @@ def sigmoid_binary_cross_entropy(
       out of range, +inf for an infinite logit on the wrong side.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       `softmax_cross_entropy` of the two logits (0, z).
@@ -105,7 +105,7 @@ def sigmoid_focal_loss(
       out of range, +inf for an infinite logit on the wrong side.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       gamma = 0 is `sigmoid_binary_cross_entropy`, bit for bit; `softmax_focal_loss` of the two logits (0, z).
@@ -168,7 +168,7 @@ def asymmetric_loss(
       out of range, +inf for a logit of -inf with a positive label, or of +inf with a negative one and no clip.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       Exponents and clip of 0: `sigmoid_binary_cross_entropy`, bit for bit.

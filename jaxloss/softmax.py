@@ -38,7 +38,8 @@ def softmax_cross_entropy(
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
-      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that are not left out (by
+        `where`, or by a logit of -inf).
       z_loss: coefficient >= 0 of an added logsumexp(z)^2.
 
     Returns:
@@ -46,7 +47,7 @@ def softmax_cross_entropy(
       +inf where the true class has a logit of -inf.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       Class ids, their one-hot rows and equal soft labels give the same loss and gradient.
@@ -90,7 +91,8 @@ def softmax_cross_entropy_with_integer_labels(
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
-      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that are not left out (by
+        `where`, or by a logit of -inf).
       z_loss: coefficient >= 0 of an added logsumexp(z)^2.
 
     Returns:
@@ -98,7 +100,7 @@ def softmax_cross_entropy_with_integer_labels(
       +inf where the true class has a logit of -inf.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       The same as `softmax_cross_entropy` for every argument.
@@ -146,7 +148,8 @@ def softmax_focal_loss(
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
-      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that are not left out (by
+        `where`, or by a logit of -inf).
       z_loss: coefficient >= 0 of an added logsumexp(z)^2.
 
     Returns:
@@ -154,7 +157,7 @@ def softmax_focal_loss(
       +inf where the true class has a logit of -inf.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       gamma = 0 is `softmax_cross_entropy`, bit for bit.
@@ -201,7 +204,8 @@ def poly_loss_cross_entropy(
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
-      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that are not left out (by
+        `where`, or by a logit of -inf).
       z_loss: coefficient >= 0 of an added logsumexp(z)^2.
 
     Returns:
@@ -209,7 +213,7 @@ def poly_loss_cross_entropy(
       +inf where the true class has a logit of -inf.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       epsilon = 0 is `softmax_cross_entropy`, bit for bit.
@@ -255,7 +259,8 @@ def generalized_cross_entropy(
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
-      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that exist.
+      label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that are not left out (by
+        `where`, or by a logit of -inf).
       z_loss: coefficient >= 0 of an added logsumexp(z)^2.
 
     Returns:
@@ -263,7 +268,7 @@ def generalized_cross_entropy(
       1 / q where the true class has a logit of -inf.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       q = 0 is `softmax_cross_entropy`, bit for bit; q = 1 is 1 - p_y.

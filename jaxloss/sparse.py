@@ -19,7 +19,7 @@ from jaxloss._core.projection import projection, projection_hessian, projection_
 
 
 def _order(function: Function) -> Function:
-    """Checks `alpha` given as a Python number; the default 1.5 is not in the program."""
+    """Checks `alpha` given as a Python number; the default 1.5 takes no part in the compiled program."""
 
     @functools.wraps(function)
     def wrapper(*args, alpha: Any = 1.5, **options):
@@ -56,7 +56,7 @@ def sparsemax(
       Probabilities of the shape of `logits`; float32, or float64 for float64 logits. 0 in a row without classes.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       `entmax` of alpha = 2.
@@ -93,7 +93,7 @@ def entmax15(
       Probabilities of the shape of `logits`; float32, or float64 for float64 logits. 0 in a row without classes.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       `entmax` of alpha = 1.5.
@@ -137,7 +137,7 @@ def entmax(
       Probabilities of the shape of `logits`; float32, or float64 for float64 logits. 0 in a row without classes.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       alpha = 1 is softmax; alpha = 1.5 is `entmax15`, bit for bit; alpha = 2 is `sparsemax`.
@@ -184,7 +184,7 @@ def sparsemax_loss(
       range, +inf for an infinite logit on the wrong side.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       `multiclass_sparsemax_loss` of the two logits (0, z); sparse_plus(-z) for t = 1, sparse_plus(z) for t = 0.
@@ -231,7 +231,7 @@ def multiclass_sparsemax_loss(
       the true class has a logit of -inf.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       Class ids, their one-hot rows and equal soft labels give the same loss and gradient.
@@ -283,7 +283,7 @@ def entmax_loss(
       the true class has a logit of -inf.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       alpha = 2 is `multiclass_sparsemax_loss`; alpha = 1 is `softmax_cross_entropy` less the entropy of t.

@@ -66,7 +66,7 @@ def softmax_statistics(
       p = 1 infinite logarithms are a finite 5e33. NaN where an id is out of range, 0 in rows left out.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       `negative_log_probability` is `softmax_cross_entropy`, where p > 0.

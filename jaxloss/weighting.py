@@ -46,7 +46,7 @@ def balanced_class_weights(counts: ArrayLike) -> jax.Array:
       numbers, the largest of which is at most the root of how many they are.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes and shapes other than said above.
+      TypeError, ValueError: while tracing, for dtypes and shapes that are not as said here.
 
     Identities:
       class_weight="balanced" of scikit-learn.
@@ -85,7 +85,7 @@ def effective_number_weights(counts: ArrayLike, beta: ArrayLike) -> jax.Array:
       numbers, the largest of which is at most the root of how many they are.
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers other than said above.
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
       beta = 1 is inverse frequency, scaled.
@@ -123,7 +123,7 @@ def balanced_pos_weight(positives: ArrayLike, negatives: ArrayLike) -> jax.Array
       Weights of the shape of `positives`, float32 (float64 for 64-bit counts).
 
     Raises:
-      TypeError, ValueError: while tracing, for dtypes and shapes other than said above.
+      TypeError, ValueError: while tracing, for dtypes and shapes that are not as said here.
 
     Identities:
       The ratio of the two `balanced_class_weights`.
