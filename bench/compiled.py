@@ -106,16 +106,18 @@ class Entry:
     specs: tuple | None = None
     """On a mesh of `DEVICES` devices, with the axis "classes"; all counts are then those of one device."""
 
+    def row(self, target: Target, **found: Any) -> dict[str, Any]:
+        """A row of results."""
+        logits = self.rows * self.classes * jnp.dtype(self.dtype).itemsize
+        same = ("question", "loss", "shape", "rows", "classes", "dtype", "mode", "provider")
+        names = {name: getattr(self, name) for name in same}
+        return {"target": target.name, **names, "limit": self.limit / logits, **found}
+
     def compile(self, target: Target) -> dict[str, Any]:
         """A row of results; what does not compile says so."""
         share = DEVICES if self.specs else 1
         logits = self.rows * self.classes * jnp.dtype(self.dtype).itemsize / share
-        same = ("question", "loss", "shape", "rows", "classes", "dtype", "mode", "provider")
-        row = {
-            "target": target.name,
-            **{name: getattr(self, name) for name in same},
-            "limit": self.limit / logits / share,
-        }
+        row = self.row(target)
         start = time.perf_counter()
         try:
             place = target.mesh((DEVICES,), ("classes",)) if self.specs else target.devices()[0]
@@ -252,15 +254,36 @@ def entries(scale: str, only: str | None = None) -> Iterator[Entry]:
             yield from found(scale)
 
 
-def main(name: str, scale: str, only: str, out: str) -> None:
-    """Compiles for one target, in threads, and appends rows as they come."""
+def main(name: str, scale: str, only: str, out: str, deaths: str = "0") -> None:
+    """Compiles for one target and appends rows as they come, each with its number; what is there already stays.
+
+    A compiler that dies takes the process along. After one death programs are compiled one by one, so that after
+    another the first without a row is the one that it died of.
+    """
     target = TARGETS[name]
     target.devices()
-    todo = list(entries(scale, None if only == "all" else only))
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Path(out).open("a") as file:
-        found = {pool.submit(entry.compile, target): number for number, entry in enumerate(todo)}
-        for future in tqdm(as_completed(found), desc=name, total=len(todo)):
-            print(json.dumps({"number": found[future], **future.result()}), file=file, flush=True)
+    with Path(out).open("a+") as file:
+        file.seek(0)
+        done = {json.loads(line)["number"] for line in file}
+        todo = {n: e for n, e in enumerate(entries(scale, None if only == "all" else only)) if n not in done}
+
+        def write(number: int, row: dict) -> None:
+            print(json.dumps({"number": number, **row}), file=file, flush=True)
+
+        if int(deaths) > 1:
+            number = next(iter(todo))
+            write(number, todo.pop(number).row(target, error="the compiler died"))
+        for number, row in tqdm(_rows(target, todo, threads=deaths == "0"), desc=name, total=len(todo)):
+            write(number, row)
+
+
+def _rows(target: Target, todo: dict[int, Entry], threads: bool) -> Iterator[tuple[int, dict]]:
+    if not threads:
+        yield from ((number, entry.compile(target)) for number, entry in todo.items())
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = {pool.submit(entry.compile, target): number for number, entry in todo.items()}
+        yield from ((found[future], future.result()) for future in as_completed(found))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ No compiler for TPU or GPU is needed: the reader is tested on texts, the path on
 import json
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -285,9 +286,10 @@ def tiny(monkeypatch):
     monkeypatch.setattr(targets.Target, "devices", lambda self, number=1: np.array(jax.devices()[:number]))
     monkeypatch.setattr(compiled_report, "find_compiler", lambda platform: None)
 
-    def run(command, env, check):
+    def run(command, env):
         assert env["JAX_PLATFORMS"] == "cpu"
         compiled.main(*command[3:])
+        return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(compiled_report.subprocess, "run", run)
     # For threads as well, which the context of the test does not reach.
@@ -333,14 +335,39 @@ def test_what_does_not_compile_says_so_and_the_rest_goes_on(tiny, tmp_path, monk
     assert "no way" in capsys.readouterr().out
 
 
-def test_what_was_compiled_before_a_compiler_died_is_kept(tiny, tmp_path, monkeypatch):
+def test_a_compiler_that_dies_costs_the_program_it_died_of(tiny, tmp_path, monkeypatch):
+    run, sizes = compiled_report.subprocess.run, []
+    fatal = "plain JAX"
+
+    def dying(entry, target, original=compiled.Entry.compile):
+        if entry.provider == fatal:
+            raise SystemExit(-11)
+        return original(entry, target)
+
+    def run_to_the_end_or_death(command, **options):
+        try:
+            return run(command, **options)
+        except SystemExit as death:
+            sizes.append(len(Path(command[6]).read_text().splitlines()))
+            return SimpleNamespace(returncode=death.code)
+
+    monkeypatch.setattr(compiled.Entry, "compile", dying)
+    monkeypatch.setattr(compiled_report.subprocess, "run", run_to_the_end_or_death)
+    __main__.main(["--target", "h100", "--only", "sharded", "--out", str(tmp_path)])
+    [file] = tmp_path.glob("*.json")
+    errors = {row["provider"]: row.get("error") for row in json.loads(file.read_text())["rows"]}
+    assert errors == {name: "the compiler died" if name == fatal else None for name in compiled.PROVIDERS}
+    assert len(sizes) == 2
+
+
+def test_another_end_of_the_process_is_an_error_and_keeps_the_rows(tiny, tmp_path, monkeypatch):
     run = compiled_report.subprocess.run
 
-    def die(command, **options):
+    def fail(command, **options):
         run(command, **options)
-        raise compiled_report.subprocess.CalledProcessError(139, command)
+        return SimpleNamespace(returncode=1)
 
-    monkeypatch.setattr(compiled_report.subprocess, "run", die)
+    monkeypatch.setattr(compiled_report.subprocess, "run", fail)
     with pytest.raises(compiled_report.subprocess.CalledProcessError):
         __main__.main(["--target", "h100", "--only", "sharded", "--out", str(tmp_path)])
     [file] = tmp_path.glob("*.json")
