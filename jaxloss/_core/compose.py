@@ -45,10 +45,8 @@ def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where,
     def of_label(x):
         return x if x is None or not x.ndim else pick(rows.classes, x, ids)
 
-    weights, label = (
-        of_label(rows.parameter("class_weights", class_weights)),
-        label_odds(rows.classes, rows.logits, ids),
-    )
+    weights = of_label(rows.parameter("class_weights", class_weights))
+    label = label_odds(rows.classes, rows.logits, ids)
     if rows.counts is not None:
         weights = rows.of_labels(jnp.ones_like(label.rest) if weights is None else weights)
     return Terms(rows, tuple(map(of_label, given)), coefficient, None, label, weights)
