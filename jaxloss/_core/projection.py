@@ -181,7 +181,7 @@ def problem(name, logits, labels, axis, where, axis_name, n: int, alpha: Alpha =
     top = jnp.where(top == -jnp.inf, 0, jnp.where(infinite, jnp.finfo(top.dtype).max, top))
     at = level(simplex, constant.astype(logits.dtype), top, alpha)
     # A logit of +inf takes all of the probability, where Newton's method starts; what several take is not defined.
-    at = jnp.where(infinite & (at != (1 if alpha is None else 0)), jnp.nan, at)
+    at = nan_where(infinite & (at != (1 if alpha is None else 0)), at)
     return Problem(rows, simplex, gaps(rows.classes, rows.logits, top), alpha, at, infinite)
 
 
