@@ -1,5 +1,7 @@
 """Bad input of the functions of a linear layer: which argument, what was expected, what came, what to do."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import pytest
 
@@ -28,6 +30,8 @@ BAD = {
     "aux": (lambda: LINEAR(CE, H, W, Y, has_aux=True), r"with has_aux, `loss` must return \(losses, auxiliary results\)"),
     "no aux": (lambda: LINEAR(lambda z, y: (CE(z, y), y), H, W, Y), r"`loss` returned a tuple.*has_aux=True"),
     "no function": (lambda: LINEAR("ce", H, W, Y), r"`loss` must be a function of logits and rows; got str"),
+    "mask": (lambda: LINEAR(partial(CE, where=Y == 0), H, W, Y), r"`loss` must not hold a mask.*Pass where= to linear_loss"),
+    "mask of rows": (lambda: jaxloss.map_linear_logits(partial(CE, where=Y == 0), H, W, Y), r"one of `rows`"),
     "no mesh": (lambda: LINEAR(CE, H, W, Y, batch_spec="data"), r"there is none here.*jax\.set_mesh"),
     "rows": (lambda: jaxloss.map_linear_logits(CE, H, W, Y[:7]), r"map_linear_logits: `rows\[0\]` must have shape \(8,\)"),
     "sum of rows": (lambda: jaxloss.map_linear_logits(lambda z: jnp.sum(z), H, W), r"`fn` must return an entry for each row"),

@@ -174,3 +174,14 @@ def test_labels_as_other_libraries_hand_them_over(case, rng):
 def test_alpha_of_a_softmax_loss_says_what_does_it():
     with pytest.raises(TypeError, match=r"'alpha'; it takes .* For `alpha` use class_weights"):
         jaxloss.softmax_focal_loss(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), **{"alpha": 0.25})
+
+
+@pytest.mark.parametrize("value", [True, np.True_])
+def test_an_option_is_a_number_not_a_switch(value):
+    with pytest.raises(TypeError, match="`label_smoothing` must be a number; got True"):
+        jaxloss.softmax_cross_entropy(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), label_smoothing=value)
+
+
+def test_a_sum_in_place_of_losses_is_named():
+    with pytest.raises(TypeError, match=r"`losses` must be .*; got LossSum, a sum: its \.mean\(\) is a number"):
+        jaxloss.mean(jaxloss.LossSum.of(jnp.ones(3)))

@@ -68,6 +68,15 @@ def checked_functions(name: str, key: str, function: Callable, logits_fn: Callab
     for argument, given, of in ((key, function, "logits and rows"), ("logits_fn", logits_fn, "logits")):
         if not callable(given) and (argument == key or given is not None):
             raise TypeError(f"{name}: `{argument}` must be a function of {of}; got {type(given).__name__}.")
+    if isinstance(function, partial) and function.keywords.get("where") is not None:
+        raise ValueError(
+            f"{name}: `{key}` must not hold a mask; got functools.partial with `where`. "
+            + (
+                f"Pass where= to {name}, which leaves the rows out of the mean, too."
+                if name == "linear_loss"
+                else "Pass the mask as one of `rows`."
+            )
+        )
     return freeze(function), freeze(logits_fn)
 
 

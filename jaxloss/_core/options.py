@@ -133,6 +133,8 @@ def as_argument(name: str, key: str, value: Any) -> Any:
     if value is None:
         return None
     option = OPTIONS.get(key)
+    if option is not None and isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: `{key}` must be a number; got {value}. To switch it off leave it out.")
     if option is not None and isinstance(value, int | float | np.integer | np.floating):
         if not option.low <= value <= option.high:
             raise ValueError(f"{name}: `{key}` must be {_domain(option)}; got {value:g}.")
@@ -152,6 +154,8 @@ def _described(key: str, value: Any) -> str:
         dtype = np.asarray(value).dtype
     except ValueError:
         return f"{kind} of unequal lengths."
+    if hasattr(value, "total") and hasattr(value, "mean"):
+        return f"{kind}, a sum: its .mean() is a number."
     if dtype.kind not in "SUO":
         return f"{kind} of dtype {dtype}."
     strings = dtype.kind != "O" or any(isinstance(x, str | bytes) for x in np.ravel(np.asarray(value)))
