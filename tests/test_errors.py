@@ -124,8 +124,10 @@ def test_debug_checks_name_function_value_and_range(case):
     z = case.link(Z)
     step = jax.grad(lambda z, t, **options: jnp.sum(case.call(z, t, **options)))
 
+    checked = jax.jit(checkify.checkify(lambda t, options: step(z, t, **options), errors=checkify.user_checks))
+
     def found(*parts, **options):
-        message = user_error(lambda t, options: step(z, t, **options), *options.pop("given", (IDS,)), options)
+        message = checked(*options.pop("given", (IDS,)), options)[0].get()
         assert (message is None) == (not parts)
         for part in parts:
             assert part in (message or ""), message
