@@ -15,8 +15,8 @@ State = tuple[jax.Array, ...]
 
 def nan_where(mask: jax.Array, x: jax.Array) -> jax.Array:
     """`x`, but NaN where `mask`, formed there alone: a constant NaN raises under `jax_debug_nans` in eager code."""
-    hole = jnp.where(mask, jnp.inf, jnp.zeros((), x.dtype))
-    return jnp.where(mask, hole - hole, x)
+    hole = jnp.where(mask, jnp.inf, x)
+    return hole - jnp.where(mask, hole, 0)
 
 
 class ClassAxis(NamedTuple):
