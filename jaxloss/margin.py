@@ -63,7 +63,7 @@ def modified_huber_loss(
       axis: the class axis of `logits`, for ids and for options given per class.
       where: boolean of the shape of `logits`, elements to keep, or [*batch], rows to keep; others give loss 0,
         gradient 0.
-      class_weights: float [C] or a scalar, >= 0; multiplies the losses of its class.
+      class_weights: float [C], a scalar, or one for each element, >= 0; multiplies the losses.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / 2.
 
     Returns:
@@ -114,7 +114,7 @@ def squared_hinge_loss(
       axis: the class axis of `logits`, for ids and for options given per class.
       where: boolean of the shape of `logits`, elements to keep, or [*batch], rows to keep; others give loss 0,
         gradient 0.
-      class_weights: float [C] or a scalar, >= 0; multiplies the losses of its class.
+      class_weights: float [C], a scalar, or one for each element, >= 0; multiplies the losses.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / 2.
 
     Returns:

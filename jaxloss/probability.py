@@ -135,8 +135,8 @@ def binary_cross_entropy(
       axis: the class axis of `probs`, for ids and for options given per class.
       where: boolean of the shape of `probs`, elements to keep, or [*batch], rows to keep; others give loss 0,
         gradient 0.
-      pos_weight: weight >= 0 of the positive part, a scalar or [C].
-      class_weights: float [C] or a scalar, >= 0; multiplies the losses of its class.
+      pos_weight: weight >= 0 of the positive part, a scalar, [C], or one for each element.
+      class_weights: float [C], a scalar, or one for each element, >= 0; multiplies the losses.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / 2.
 
     Returns:

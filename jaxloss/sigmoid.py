@@ -37,8 +37,8 @@ def sigmoid_binary_cross_entropy(
       axis: the class axis of `logits`, for ids and for options given per class.
       where: boolean of the shape of `logits`, elements to keep, or [*batch], rows to keep; others give loss 0,
         gradient 0.
-      pos_weight: weight >= 0 of the positive part, a scalar or [C].
-      class_weights: float [C] or a scalar, >= 0; multiplies the losses of its class.
+      pos_weight: weight >= 0 of the positive part, a scalar, [C], or one for each element.
+      class_weights: float [C], a scalar, or one for each element, >= 0; multiplies the losses.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / 2.
 
     Returns:
@@ -95,9 +95,10 @@ def sigmoid_focal_loss(
       axis: the class axis of `logits`, for ids and for options given per class.
       where: boolean of the shape of `logits`, elements to keep, or [*batch], rows to keep; others give loss 0,
         gradient 0.
-      alpha: weight in [0, 1] of positives, negatives having 1 - alpha, a scalar or [C]; None for no weights.
-      gamma: focusing exponent >= 0, a scalar or [C]; 0 is binary cross-entropy.
-      class_weights: float [C] or a scalar, >= 0; multiplies the losses of its class.
+      alpha: weight in [0, 1] of positives, negatives having 1 - alpha, a scalar, [C], or one for each element; None for
+        no weights.
+      gamma: focusing exponent >= 0, a scalar, [C], or one for each element; 0 is binary cross-entropy.
+      class_weights: float [C], a scalar, or one for each element, >= 0; multiplies the losses.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / 2.
 
     Returns:
@@ -157,10 +158,10 @@ def asymmetric_loss(
       axis: the class axis of `logits`, for ids and for options given per class.
       where: boolean of the shape of `logits`, elements to keep, or [*batch], rows to keep; others give loss 0,
         gradient 0.
-      gamma_positive: focusing exponent >= 0 of the positive part, a scalar or [C].
-      gamma_negative: focusing exponent >= 0 of the negative part, a scalar or [C].
-      clip: in [0, 1], subtracted from the probability in the negative part, a scalar or [C].
-      class_weights: float [C] or a scalar, >= 0; multiplies the losses of its class.
+      gamma_positive: focusing exponent >= 0 of the positive part, a scalar, [C], or one for each element.
+      gamma_negative: focusing exponent >= 0 of the negative part, a scalar, [C], or one for each element.
+      clip: in [0, 1], subtracted from the probability in the negative part, a scalar, [C], or one for each element.
+      class_weights: float [C], a scalar, or one for each element, >= 0; multiplies the losses.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / 2.
 
     Returns:

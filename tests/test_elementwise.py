@@ -1,5 +1,6 @@
 """Losses of probabilities, margins and multi-label logits: what the registry's properties do not say."""
 
+import inspect
 from functools import partial
 
 import jax
@@ -124,3 +125,39 @@ def test_huber_of_large_differences_and_at_the_knee():
     by_delta = jax.grad(lambda d: jaxloss.huber_loss(jnp.float32(3), jnp.float32(0), d))(2.0)
     np.testing.assert_allclose(by_delta, 1.0)
     assert jaxloss.huber_loss(jnp.bfloat16(3)).dtype == jnp.float32
+
+
+ELEMENTWISE = [*cases.SIGMOID, *(case for case in cases.PROBABILITIES if case.multilabel)]
+PER_ELEMENT = ("alpha", "gamma", "gamma_positive", "gamma_negative", "clip", "pos_weight", "class_weights")
+
+
+@cases.parametrize(ELEMENTWISE)
+def test_options_of_each_element(case, rng):
+    """One program with an option for each element is every element's loss with its own number."""
+    logits = case.link(cases.logits_for(case, rng, rows=2))
+    labels = cases.labels_for(case, rng, "multihot", rows=2)
+    taken = [key for key in PER_ELEMENT if key in inspect.signature(case.loss).parameters]
+    assert "class_weights" in taken
+    options = {key: jnp.asarray(rng.uniform(0.1, 0.9, logits.shape), jnp.float32) for key in taken}
+
+    def run(z, t, options, where=None):
+        value, gradient = jaxloss.per_example_value_and_grad(case.loss)(z, t, where=where, **options)
+        by_option = jax.grad(lambda options: jnp.sum(case.loss(z, t, where=where, **options)))(options)
+        return value, gradient, by_option
+
+    found = jax.jit(run)(logits, labels, options)
+    each = jax.jit(jax.vmap(jax.vmap(run)))(logits, labels, options)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found, each)
+
+    # What is left out may hold anything.
+    where = jnp.asarray(rng.integers(0, 2, logits.shape) > 0)
+    holes = {key: jnp.where(where, x, jnp.nan) for key, x in options.items()}
+    masked = jax.jit(lambda options: run(logits, labels, options, where))
+    jax.tree.map(np.testing.assert_array_equal, masked(holes), masked(options))
+
+
+def test_options_of_each_row_of_a_softmax_loss_are_refused_with_what_does_it():
+    with pytest.raises(
+        ValueError, match=r"`gamma` must be a scalar or have one entry.*; for one of each row use jax\.vmap"
+    ):
+        jaxloss.softmax_focal_loss(jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32), gamma=jnp.ones(4))

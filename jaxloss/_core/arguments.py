@@ -215,12 +215,16 @@ class Elements(NamedTuple):
     axis: int | None
 
     def parameter(self, key: str, given: ArrayLike | None) -> jax.Array | None:
-        """A numeric option, a vector over the classes being shaped to broadcast against the logits."""
+        """A numeric option, of each element or shaped to broadcast against the logits."""
         if given is None:
             return None
-        size = None if self.axis is None else self.logits.shape[self.axis]
-        value = number(self.name, key, given, size, self.logits.dtype)
-        return ClassAxis(self.axis or 0).along(value, self.logits) if value.ndim else value
+        shape = self.logits.shape
+        value = jnp.asarray(given)
+        if value.shape == shape and shape and self.keep is not None:
+            value = jnp.where(self.keep, value, jnp.ones((), value.dtype))  # what is left out may hold anything
+        size = None if self.axis is None else shape[self.axis]
+        value = number(self.name, key, value, size, self.logits.dtype, shape)
+        return value if value.shape in ((), shape) else ClassAxis(self.axis or 0).along(value, self.logits)
 
 
 def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> Elements:

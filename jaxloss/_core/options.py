@@ -186,14 +186,18 @@ def describe(x: jax.Array) -> str:
     return f"{x.dtype}[{','.join(map(str, x.shape))}]"
 
 
-def number(name: str, key: str, given: ArrayLike, size: int | None, dtype) -> jax.Array:
-    """A numeric option as a scalar or a vector over the classes, in the dtype of the computation."""
+def number(
+    name: str, key: str, given: ArrayLike, size: int | None, dtype, elements: tuple[int, ...] | None = None
+) -> jax.Array:
+    """A numeric option as a scalar, a vector over the classes or an array of `elements`, in the computed dtype."""
     value = jnp.asarray(given)
     if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
         raise TypeError(f"{name}: `{key}` must hold numbers; got {describe(value)}.")
     option = OPTIONS[key]
-    if value.ndim and not (option.per_class and value.shape == (size,)):
+    if value.ndim and not (option.per_class and value.shape in ((size,), elements)):
         classes = f" or have one entry for each of the {size} classes" if option.per_class and size is not None else ""
+        if option.per_class:
+            classes += f" or the shape {elements} of the logits" if elements else "; for one of each row use jax.vmap"
         counts = (
             " Of labels, balanced_class_weights takes jnp.bincount(labels, length=C)." if key == "class_weights" else ""
         )
