@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core.options import HESSIANS, as_argument, check_given
+from jaxloss._core.options import KNOWN, known, required, unwrapped
 
 
 def per_example_value_and_grad(loss: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
@@ -42,7 +42,7 @@ class _Derivatives:
     def __init__(self, loss: Callable):
         self._loss = loss
         wrapper: Any = self
-        functools.update_wrapper(wrapper, _split(loss)[0], updated=())
+        functools.update_wrapper(wrapper, unwrapped(loss)[0], updated=())
         self.__wrapped__ = loss
 
     def __reduce__(self):
@@ -57,31 +57,19 @@ class _Derivatives:
 
 class _ValueAndGrad(_Derivatives):
     def __call__(self, logits, *args, **kwargs):
-        logits = _logits("per_example_value_and_grad", logits)
+        logits = required("per_example_value_and_grad", "logits", logits)
         values, pullback = jax.vjp(lambda z: self._loss(z, *args, **kwargs), logits)
         return values, pullback(jnp.ones_like(values))[0]
 
 
 class _ValueGradHess(_Derivatives):
     def __call__(self, logits, *args, **kwargs):
-        function, options = _split(self._loss)
-        kwargs = options | kwargs
-        logits = _logits("per_example_value_grad_hess", logits)
+        function, options = unwrapped(self._loss)
+        hessian, kwargs = KNOWN[function].hessian, options | kwargs
+        assert hessian is not None
+        logits = required("per_example_value_grad_hess", "logits", logits)
         values, gradient = _ValueAndGrad(function)(logits, *args, **kwargs)
-        return values, gradient, HESSIANS[function](logits, *args, **kwargs)
-
-
-def _logits(name: str, logits: Any) -> jax.Array:
-    check_given(name, "logits", logits)
-    return jnp.asarray(as_argument(name, "logits", logits))
-
-
-def _split(loss: Callable) -> tuple[Callable, dict]:
-    """A loss without the keyword options of partials, and these."""
-    options = {}
-    while isinstance(loss, functools.partial) and not loss.args:
-        loss, options = loss.func, loss.keywords | options
-    return loss, options
+        return values, gradient, hessian(logits, *args, **kwargs)
 
 
 def per_example_value_grad_hess(
@@ -113,7 +101,8 @@ def per_example_value_grad_hess(
       >>> print(gradient[0, 2], hessian[0, 2])
       -0.098288 0.185294
     """
-    if HESSIANS.get(_split(loss)[0]) is None:
+    found = known(loss)
+    if found is None or found.hessian is None:
         raise TypeError(
             "per_example_value_grad_hess: `loss` must be a loss of jaxloss on logits, or functools.partial of one with "
             f"keyword options; got {loss!r}. For other functions use jax.hessian."

@@ -65,8 +65,8 @@ def linear_loss(
     Args:
       loss: function (logits [rows, C], labels of those rows, *loss_args) -> losses [rows], whose rows do not depend on
         each other; a loss of jaxloss (options by `functools.partial`), of optax, or any other. Logits come in float32
-        (float64 for float64 factors). In eager calls, pass the same function each time,
-        or an equal `functools.partial` of it: another one is compiled anew.
+        (float64 for float64 factors). In eager calls, pass the same function each time, or an equal `functools.partial`
+        of it: another one is compiled anew.
       hidden: float array [*batch, H].
       kernel: float array [H, C], or [C, H] with axis=0 (a tied embedding table; it is not copied). Rows and kernel of
         two dtypes are multiplied in the one that holds both.
@@ -128,13 +128,12 @@ def linear_loss(
     given, batch, class_axis = checked_layer(name, hidden, kernel, bias, labels, axis)
     labels = given.rows
     layer = layer_of(given.hidden, given.kernel, class_axis, precision)
-    pairs = (("where", where), ("weights", weights))
-    where, weights = (None if x is None else jnp.asarray(as_argument(name, key, x)) for key, x in pairs)
-    check_where(name, where, {batch: "rows to keep"})
-    weights = checked_weights(name, weights, batch, layer)
+    keep: jax.Array | None = as_argument(name, "where", where)
+    check_where(name, keep, {batch: "rows to keep"})
+    weights = checked_weights(name, as_argument(name, "weights", weights), batch, layer)
     if not isinstance(loss_args, tuple):
         raise TypeError(f"{name}: `loss_args` must be a tuple; got {type(loss_args).__name__}. For one pass (x,).")
-    arguments = given._replace(rows=(labels, weights, where), shared=jax.tree.map(jnp.asarray, loss_args))
+    arguments = given._replace(rows=(labels, weights, keep), shared=jax.tree.map(jnp.asarray, loss_args))
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
     functions = checked_functions(name, "loss", loss, logits_fn)
     run = partial(kept_if_closed, _sum, functions, has_aux, layer, checked_rows(name, chunk_rows))
@@ -144,10 +143,10 @@ def linear_loss(
         rows_spec = None if labels_spec is None else (labels_spec, place.batch, place.batch)
         shard = partial(_sum_over_devices, place, run)
         fill = filling(name, "loss", loss, class_fill, place, arguments)
-        arguments = arguments._replace(rows=(fill.ids(labels, where), weights, where))
+        arguments = arguments._replace(rows=(fill.ids(labels, keep), weights, keep))
         total, extra = place.run(shard, arguments, rows_spec, loss_args_spec, (P(), place.batch), fill.entry)
     ones = jnp.ones(batch, total.dtype) if weights is None else weights.astype(total.dtype)
-    result = LossSum(total, LossSum.of(ones, where).total)
+    result = LossSum(total, LossSum.of(ones, keep).total)
     return (result, extra) if has_aux else result
 
 

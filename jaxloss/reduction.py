@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxloss._core.arguments import check_floating, compute_dtype
 from jaxloss._core.log_odds import counted
 from jaxloss._core.masks import by_entry, fitted, neutral, rows_of
-from jaxloss._core.options import as_argument, check_given, compiled, describe, number, of_jaxloss
+from jaxloss._core.options import as_argument, compiled, describe, known, number, required
 from jaxloss._core.varying import vary, varying
 
 
@@ -163,12 +163,13 @@ def masked_loss(
     name = "masked_loss"
     if not callable(loss):
         raise TypeError(f"{name}: `loss` must be a function of (logits, labels); got {type(loss).__name__}.")
-    logits, labels = _required(name, "logits", logits), _required(name, "labels", labels)
-    keep = _required(name, "where", where)
+    logits, labels = required(name, "logits", logits), required(name, "labels", labels)
+    keep = required(name, "where", where, " Without a mask use LossSum.of(loss(logits, labels)).")
     parameters = inspect.signature(loss).parameters
     defaults = {key: x.default for key, x in parameters.items() if x.default is not inspect.Parameter.empty}
     rows = rows_of(name, logits, (defaults | options).get("axis", -1), (defaults | options).get("axis_name"))
-    if not of_jaxloss(loss):
+    ours = known(loss) is not None
+    if not ours:
         losses = loss(*neutral(name, rows, keep, logits, labels), **options)
     else:
         keep = keep if "axis" in parameters else by_entry(name, "where", keep, logits, "logits")
@@ -178,15 +179,8 @@ def masked_loss(
         raise ValueError(
             f"{name}: `loss` must return losses of shape {rows.shape} or {logits.shape}, not reduced; got {got}."
         )
-    keep = fitted(rows, keep, losses, reduce=of_jaxloss(loss))
+    keep = fitted(rows, keep, losses, reduce=ours)
     return LossSum(*_sums(name, losses, keep, fitted(rows, as_argument(name, "weights", weights), losses)))
-
-
-def _required(name: str, key: str, value: Any) -> jax.Array:
-    check_given(
-        name, key, value, hint=" Without a mask use LossSum.of(loss(logits, labels))." if key == "where" else ""
-    )
-    return as_argument(name, key, value)
 
 
 @compiled

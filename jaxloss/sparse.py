@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxloss._core.arguments import sigmoid_elements
 from jaxloss._core.compose import sigmoid_loss
 from jaxloss._core.hessians import elementwise_hessian
-from jaxloss._core.options import CLASS_FILLS, HESSIANS, Axis, AxisName, Function, compiled, public
+from jaxloss._core.options import KNOWN, Axis, AxisName, Function, compiled, public
 from jaxloss._core.projection import projection, projection_hessian, projection_loss, sparse_sigmoid_loss
 
 
@@ -29,9 +29,8 @@ def _order(function: Function) -> Function:
             alpha = None if alpha == 1.5 else jnp.asarray(float(alpha))
         return function(*args, alpha=alpha, **options)
 
-    CLASS_FILLS[wrapper] = CLASS_FILLS[function]
-    if function in HESSIANS:
-        HESSIANS[wrapper] = _order(HESSIANS[function])
+    known = KNOWN[function]
+    KNOWN[wrapper] = known._replace(hessian=known.hessian and _order(known.hessian))
     return cast(Function, wrapper)
 
 

@@ -259,3 +259,13 @@ def test_sums_stay_trees_that_devices_and_transformations_add():
 def test_the_gradient_of_a_sum_says_where_its_number_is():
     with pytest.raises(TypeError, match=r"Gradient only defined for scalar.*a sum: its \.mean\(\) is a number"):
         jax.grad(LossSum.of)(jnp.ones(3))
+
+
+@cases.parametrize(
+    [case for case in cases.CLASSES if case.name in ("cross_entropy", "entmax15", "entmax", "sparsemax")]
+)
+def test_a_mask_of_classes_given_once_means_the_same_in_every_loss(case, rng):
+    logits, ids = cases.logits_for(case, rng), cases.labels_for(case, rng)
+    keep = jnp.asarray(rng.integers(0, 2, logits.shape) > 0).at[0].set(False)
+    found = jaxloss.masked_loss(case.call, logits, ids, keep).mean()
+    np.testing.assert_array_equal(found, jaxloss.mean(case.call(logits, ids, where=keep), keep.any(-1)))

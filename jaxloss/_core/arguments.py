@@ -186,8 +186,8 @@ def _check_label_kind(name, argument, logits, labels, batch, size) -> None:
     if labels.shape == (*batch, 1):
         cast = "" if jnp.issubdtype(labels.dtype, jnp.integer) else ".astype(jnp.int32)"
         hint = f" Drop the last axis with labels[..., 0]{cast}."
-    elif swapped(argument, logits, labels):
-        hint = swapped(argument, logits, labels)
+    elif order := swapped(argument, logits, labels):
+        hint = order
     elif others and jnp.issubdtype(labels.dtype, jnp.integer):
         hint = f" Did you mean axis={others[0]}?"
     elif labels.ndim == logits.ndim:

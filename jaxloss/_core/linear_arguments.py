@@ -1,26 +1,25 @@
 """Checks of the arguments of functions of a linear layer, and of what the function that it is given returns."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from jaxloss._core.arguments import check_floating, class_ids
 from jaxloss._core.functions import Frozen, freeze
 from jaxloss._core.linear import Layer
 from jaxloss._core.meshes import Arguments, Layout
-from jaxloss._core.options import CLASS_FILLS, as_argument, check_given, describe
+from jaxloss._core.options import as_argument, check_given, describe, known, required, unwrapped
 from jaxloss._core.varying import Tree
 
 
 def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tuple[int, ...], int]:
     """Arguments as arrays, the shape of the batch, and the class axis of the kernel."""
-    check_given(name, "hidden", hidden)
-    check_given(name, "kernel", kernel)
+    hidden, kernel = required(name, "hidden", hidden), required(name, "kernel", kernel)
+    bias = as_argument(name, "bias", bias)
     if name == "linear_loss":
         check_given(name, "labels", rows, "an array or a tree of arrays", " For a loss without labels pass ().")
     else:
@@ -28,7 +27,6 @@ def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tu
             check_given(
                 name, f"rows[{i}]", part, "an array or a tree of arrays", " What `fn` does not need, leave out."
             )
-    hidden, kernel, bias = (as_argument(name, *x) for x in (("hidden", hidden), ("kernel", kernel), ("bias", bias)))
     rows = jax.tree.map(partial(as_argument, name, "labels" if name == "linear_loss" else "rows"), rows)
     for key, x in {"hidden": hidden, "kernel": kernel, "bias": bias}.items():
         if x is not None:
@@ -68,7 +66,7 @@ def checked_functions(name: str, key: str, function: Callable, logits_fn: Callab
     for argument, given, of in ((key, function, "logits and rows"), ("logits_fn", logits_fn, "logits")):
         if not callable(given) and (argument == key or given is not None):
             raise TypeError(f"{name}: `{argument}` must be a function of {of}; got {type(given).__name__}.")
-    if isinstance(function, partial) and function.keywords.get("where") is not None:
+    if unwrapped(function)[1].get("where") is not None:
         raise ValueError(
             f"{name}: `{key}` must not hold a mask; got functools.partial with `where`. "
             + (
@@ -136,10 +134,10 @@ def filling(name, key, function, class_fill, place: Layout, arguments: Arguments
     """Refuses a function of which nobody has said that it counts classes of logits -inf for nothing."""
     if class_fill is not None and not isinstance(class_fill, int | float | np.number):
         raise TypeError(f"{name}: `class_fill` must be a number, or None; got {class_fill!r}.")
-    base = function.func if isinstance(function, partial) and not function.args else function
-    known = CLASS_FILLS.get(base) if isinstance(base, Hashable) else None
+    ours = known(function)
+    of_ours = None if ours is None else ours.class_fill
     kernel, added = arguments.kernel, place.added(arguments.kernel)
-    if added and known is None and class_fill is None:
+    if added and of_ours is None and class_fill is None:
         raise ValueError(
             f"{name}: `{key}` must be a function of jaxloss, or known to count classes of logits -inf for nothing, "
             f"as the classes of `kernel` {describe(kernel)} do not divide over the {place.shards} devices of mesh axis "
@@ -149,14 +147,13 @@ def filling(name, key, function, class_fill, place: Layout, arguments: Arguments
         )
     size = kernel.shape[place.class_axis]
     value = None if class_fill is None else float(class_fill)
-    return Filling(name, key, size, arguments.hidden.shape[:-1], known if added else None, value)
+    return Filling(name, key, size, arguments.hidden.shape[:-1], of_ours if added else None, value)
 
 
-def checked_weights(name: str, weights: ArrayLike | None, batch: tuple[int, ...], layer: Layer) -> jax.Array | None:
+def checked_weights(name: str, weights: jax.Array | None, batch: tuple[int, ...], layer: Layer) -> jax.Array | None:
     """Weights of rows; counts as numbers of the computed dtype."""
     if weights is None:
         return None
-    weights = jnp.asarray(weights)
     if jnp.issubdtype(weights.dtype, jnp.integer) or weights.dtype == jnp.bool_:
         weights = weights.astype(layer.dtype)
     check_floating(name, "weights", weights)

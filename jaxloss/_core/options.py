@@ -53,11 +53,14 @@ OPTIONS = {
 }
 
 
-HESSIANS: dict[Callable[..., Any], Callable[..., Any]] = {}  # by public function, not by attribute: wrappers copy those
-COMPILED: set[Callable[..., Any]] = set()
-CLASS_FILLS: dict[Hashable, float] = {}
-"""Public functions that take shards of the classes, all of which count classes of logits -inf for nothing; and the
-entry of such a class in their labels."""
+class Known(NamedTuple):
+    """What is known of a function of jaxloss."""
+
+    class_fill: float | None  # of one that takes shards of the classes: the entry of a class of logit -inf in labels
+    hessian: Callable[..., Any] | None = None  # a function of the same arguments: the diagonal
+
+
+KNOWN: dict[Callable[..., Any], Known] = {}  # by function, not by attribute: wrappers copy those
 ELSEWHERE = {
     "weight": "class_weights",
     "weights": "class_weights, or jaxloss.mean(losses, weights=...)",
@@ -79,7 +82,7 @@ def public(hessian: Callable[[Callable], Callable]) -> Callable[[Function], Func
 
     def decorate(function: Function) -> Function:
         wrapper = compiled(function)
-        HESSIANS[wrapper] = compiled(functools.wraps(function)(hessian(function)))
+        KNOWN[wrapper] = KNOWN[wrapper]._replace(hessian=compiled(functools.wraps(function)(hessian(function))))
         return wrapper
 
     return decorate
@@ -103,30 +106,40 @@ def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name",
         caller = bound.arguments.get("name", name)
         for key, value in bound.arguments.items():
             if key not in static:
-                if signature.parameters[key].default is inspect.Parameter.empty:
-                    check_given(caller, key, value)
-                bound.arguments[key] = as_argument(caller, key, value)
+                needed = signature.parameters[key].default is inspect.Parameter.empty
+                bound.arguments[key] = (required if needed else as_argument)(caller, key, value)
             elif key == "axis":
                 bound.arguments[key] = static_axis(caller, value)
         return program(**bound.arguments)
 
-    COMPILED.add(wrapper)
-    if "axis_name" in signature.parameters:
-        CLASS_FILLS[wrapper] = -np.inf if "target_logits" in signature.parameters else 0
+    of_targets = -np.inf if "target_logits" in signature.parameters else 0
+    KNOWN[wrapper] = Known(of_targets if "axis_name" in signature.parameters else None)
     return cast(Function, wrapper)
 
 
-def of_jaxloss(function: Callable) -> bool:
-    """Whether it is a public function, or `functools.partial` of one: its masks and labels mean what they do here."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function in COMPILED
+def unwrapped(function: Callable) -> tuple[Callable, dict[str, Any]]:
+    """A function without the keyword options of `functools.partial`, and these."""
+    options: dict[str, Any] = {}
+    while isinstance(function, functools.partial) and not function.args:
+        function, options = function.func, function.keywords | options
+    return function, options
+
+
+def known(function: Callable) -> Known | None:
+    """Of a function of jaxloss, or of partials of one with keyword options; None for any other."""
+    base = unwrapped(function)[0]
+    return KNOWN.get(base) if isinstance(base, Hashable) else None
 
 
 def check_given(name: str, key: str, value: Any, kind: str = "an array", hint: str = "") -> None:
     """That a required argument is not None, as a look-up of a missing key returns it."""
     if value is None:
         raise TypeError(f"{name}: `{key}` must be {kind}; got None, as `get` returns it for a missing key.{hint}")
+
+
+def required(name: str, key: str, value: Any, hint: str = "") -> jax.Array:
+    check_given(name, key, value, hint=hint)
+    return as_argument(name, key, value)
 
 
 def as_argument(name: str, key: str, value: Any) -> Any:

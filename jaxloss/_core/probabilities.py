@@ -6,6 +6,7 @@ from jax import lax
 
 from jaxloss._core.arguments import Rows
 from jaxloss._core.checks import check_domain, guard
+from jaxloss._core.classes import nan_where
 
 STEPS = 8
 """Units in the last place of 1 by which a sum of probabilities may have left [0, 1]."""
@@ -35,7 +36,7 @@ def probabilities(name: str, probs: jax.Array, dtype: jnp.dtype, instead: str) -
     p = _rounded(probs, *(jnp.asarray(x, probs.dtype) for x in (0, 1, _slack(dtype))))
     inside = (p >= 0) & (p <= 1)
     p = check_domain(name, "probs", p, inside | jnp.isnan(p), f"probabilities in [0, 1] (for logits use {instead})")
-    return p + jnp.sqrt(jnp.where(inside, jnp.zeros_like(p), -jnp.ones_like(p)))
+    return p * nan_where(~inside, jnp.ones_like(p))
 
 
 def probability_rows(rows: Rows, dtype: jnp.dtype, restricted: bool) -> jax.Array:
