@@ -1,6 +1,7 @@
 """Compiles for targets, each in a process of its own, and writes what came: a table, a JSON file and a plot.
 
-`python -m bench.compiled_report RESULTS.json ...` puts the table of docs/performance.md together from such files.
+`python -m bench.compiled_report RESULTS.json ...` puts the table of
+docs/measurements/performance.md together from such files.
 """
 
 import itertools
@@ -39,7 +40,7 @@ NOTE = (
     "of their shape, read once and the gradient written once (linear: hidden states, kernel and both gradients); "
     "kernels: launches; model: the TPU compiler's own estimate of the time, where it has one and nothing loops."
 )
-DOCS = Path(__file__).parents[1] / "docs" / "performance.md"
+DOCS = Path(__file__).parents[1] / "docs" / "measurements" / "performance.md"
 BEGIN, END = "<!-- compiled: made by python -m bench.compiled_report -->\n", "<!-- compiled: end -->\n"
 SHOWN = ("jaxloss", "optax", "plain JAX")
 

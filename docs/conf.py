@@ -1,6 +1,204 @@
-"""Sphinx settings: the pages are plain Markdown and read as well without it."""
+"""Sphinx settings. `python -m sphinx -W -b html docs docs/_build` builds the site and needs no network."""
+
+import atexit
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+# What the kernels of the executed pages inherit.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.pop("MPLBACKEND", None)  # the kernel's own, which shows figures in the page
+
+import jaxloss  # noqa: E402 (found by the path above)
 
 project = "jaxloss"
-copyright = "the jaxloss authors"
-extensions = ["myst_parser"]
-exclude_patterns = []
+author = "the jaxloss authors"
+copyright = author
+version = release = jaxloss.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_build", "jupyter_execute", "_templates"]
+templates_path = ["_templates"]
+default_role = "py:obj"
+
+# Pages with code are MyST notebooks: every build runs them anew.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_execution_in_temp = True
+nb_execution_show_tb = True
+nb_output_stderr = "remove-warn"  # what a cell says on stderr is a warning, and so an error of the build
+nb_merge_streams = True
+myst_enable_extensions = [
+    "amsmath",
+    "attrs_block",
+    "attrs_inline",
+    "colon_fence",
+    "deflist",
+    "dollarmath",
+    "substitution",
+]
+myst_heading_anchors = 4
+
+autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings say shape, dtype and domain
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_custom_sections = ["Identities", "Reference"]
+
+html_theme = "furo"
+html_title = "jaxloss"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_copy_source = False
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+copybutton_exclude = ".linenos, .gp, .go"
+copybutton_prompt_text = ">>> |\\.\\.\\. |\\$ "
+copybutton_prompt_is_regexp = True
+
+# MathJax as one file, of the package sphinx-mathjax-offline: pages read without a network.
+_mathjax = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax/tex-svg.js"
+html_static_path.append(str(_mathjax))
+mathjax_path = "tex-svg.js"
+mathjax3_config = {"svg": {"fontCache": "global"}, "options": {"enableMenu": False}}
+
+# Inventories for links to other projects, made here: theirs would have to be downloaded.
+_JAX = """Array checkpoint disable_jit enable_x64 grad hessian jacfwd jacrev jit jvp linearize make_mesh named_scope
+named_call pmap shard_map value_and_grad vjp vmap nn.log_sigmoid nn.log_softmax nn.logsumexp nn.one_hot
+nn.relu nn.sigmoid nn.softmax nn.softplus lax.map lax.pmean lax.psum lax.scan lax.stop_gradient lax.top_k
+numpy.argmax numpy.argsort numpy.array numpy.asarray numpy.bincount numpy.clip numpy.expand_dims
+numpy.float32 numpy.int32 numpy.maximum numpy.mean numpy.minimum numpy.ones numpy.squeeze numpy.sum
+numpy.take numpy.take_along_axis numpy.where numpy.zeros random.key random.normal random.permutation
+random.split tree.map tree_util.Partial"""
+_TORCH = """nn.BCELoss nn.BCEWithLogitsLoss nn.CosineEmbeddingLoss nn.CrossEntropyLoss nn.GaussianNLLLoss
+nn.HingeEmbeddingLoss nn.HuberLoss nn.KLDivLoss nn.L1Loss nn.MSELoss nn.MarginRankingLoss
+nn.MultiLabelMarginLoss nn.MultiLabelSoftMarginLoss nn.MultiMarginLoss nn.NLLLoss nn.SmoothL1Loss
+nn.SoftMarginLoss nn.TripletMarginLoss nn.functional.binary_cross_entropy
+nn.functional.binary_cross_entropy_with_logits nn.functional.cross_entropy nn.functional.huber_loss
+nn.functional.kl_div nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss
+nn.functional.multilabel_soft_margin_loss nn.functional.nll_loss nn.functional.soft_margin_loss"""
+_SKLEARN = """datasets.load_digits datasets.load_wine datasets.make_classification
+datasets.make_multilabel_classification
+metrics.balanced_accuracy_score metrics.brier_score_loss metrics.hamming_loss metrics.hinge_loss
+metrics.label_ranking_loss metrics.log_loss metrics.zero_one_loss model_selection.StratifiedKFold
+model_selection.train_test_split utils.class_weight.compute_class_weight"""
+_OPTAX = """convex_kl_divergence cosine_distance cosine_similarity ctc_loss ctc_loss_with_forward_probs dice_loss
+hinge_loss huber_loss kl_divergence kl_divergence_with_log_targets l2_loss log_cosh make_fenchel_young_loss
+multiclass_hinge_loss multiclass_perceptron_loss multiclass_sparsemax_loss ntxent perceptron_loss
+poly_loss_cross_entropy ranking_softmax_loss safe_softmax_cross_entropy sigmoid_binary_cross_entropy
+sigmoid_focal_loss smooth_labels softmax_cross_entropy softmax_cross_entropy_with_integer_labels
+sparsemax_loss squared_error triplet_margin_loss"""
+_PROJECTS = {
+    "jax": ("https://docs.jax.dev/en/latest/", "_autosummary/jax.{}.html", "jax", _JAX),
+    "optax": ("https://optax.readthedocs.io/en/latest/", "api/losses.html", "optax.losses", _OPTAX),
+    "sklearn": ("https://scikit-learn.org/stable/", "modules/generated/sklearn.{}.html", "sklearn", _SKLEARN),
+    "torch": ("https://docs.pytorch.org/docs/stable/", "generated/torch.{}.html", "torch", _TORCH),
+}
+_inventories = Path(tempfile.mkdtemp(prefix="jaxloss-inventories-"))
+atexit.register(shutil.rmtree, _inventories, ignore_errors=True)
+
+
+def _inventory(name: str, page: str, prefix: str, words: str) -> Path:
+    lines = []
+    for word in words.split():
+        kind = "class" if word.rpartition(".")[2][0].isupper() else "function"
+        lines.append(f"{prefix}.{word} py:{kind} 1 {page.format(word)}#$ -\n")
+    header = (
+        f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n# The remainder is compressed using zlib.\n"
+    )
+    path = _inventories / f"{name}.inv"
+    path.write_bytes(header.encode() + zlib.compress("".join(lines).encode()))
+    return path
+
+
+intersphinx_mapping = {name: (url, str(_inventory(name, *rest))) for name, (url, *rest) in _PROJECTS.items()}
+
+_PUBLIC = {name: f"jaxloss.{name}" for name in jaxloss.__all__ if name != "metrics"}
+_METRICS = ("hamming_loss", "label_ranking_loss", "zero_one_loss")
+_PUBLIC |= {f"metrics.{name}": f"jaxloss.metrics.{name}" for name in _METRICS}
+_LITERAL = re.compile(r"(``.+?``|:math:`.+?`|`.+?`)")
+_SHAPE = re.compile(r"\[\*?batch[^\]]*\]")
+
+
+def _plain(text: str) -> str:
+    """Text between literals: shapes become code, and no sign of it is markup."""
+    parts = _LITERAL.split(text)
+    for i in range(0, len(parts), 2):
+        pieces = re.split(f"({_SHAPE.pattern})", parts[i])
+        parts[i] = "".join(
+            f"``{piece}``" if j % 2 else re.sub(r"([*|\\]|(?<=\w)_\b)", r"\\\1", piece)
+            for j, piece in enumerate(pieces)
+        )
+    return "".join(parts)
+
+
+def plain_docstring(app, what, name, obj, options, lines):
+    """House docstrings into what napoleon reads: shapes as code, each identity an item of a list."""
+    section, block = "", None
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if line and block is not None and indent <= block:
+            block = None
+        if block is None and re.match(r"\s*(\.\. \w+::|Example:)", line):
+            block = indent
+        if block is not None or not line:
+            continue
+        heading = re.fullmatch(r"([A-Z]\w+):", line)
+        section = heading[1] if heading else section if indent else ""
+        start = "* " * (section == "Identities" and indent == 2)
+        hang = "  " * (section == "Identities" and indent > 2)
+        lines[i] = line[:indent] + hang + start + _plain(line[indent:])
+
+
+def present_pages(app, docname, source):
+    """Leaves out of the home page's toctree what is not there."""
+    if docname == "index":
+        lines = source[0].splitlines()
+        there = [x for x in lines if not re.fullmatch(r"\w+(/index)?", x) or (HERE / f"{x}.md").exists()]
+        source[0] = "\n".join(there)
+
+
+def link_names(app, doctree):
+    """A public name in code, `softmax_focal_loss` or `jaxloss.softmax_focal_loss`, leads to its page."""
+    for code in list(doctree.findall(nodes.literal)):
+        name = code.astext().removeprefix("jaxloss.").removesuffix("()")
+        inside = code.parent
+        while inside is not None and not isinstance(inside, nodes.title | nodes.reference | addnodes.pending_xref):
+            inside = inside.parent
+        if inside is None and name in _PUBLIC:
+            target = {"refdomain": "py", "reftype": "obj", "reftarget": _PUBLIC[name], "refexplicit": True}
+            link = addnodes.pending_xref("", code.deepcopy(), refdoc=app.env.docname, refwarn=False, **target)
+            code.replace_self(link)
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", plain_docstring, priority=100)  # before napoleon
+    app.connect("doctree-read", link_names)
+    app.connect("source-read", present_pages)
+    return {"parallel_read_safe": True}

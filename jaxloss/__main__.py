@@ -2,7 +2,8 @@
 
 Every loss is compared with textbook formulas that NumPy evaluates on the host, in several regimes and dtypes. The error
 of a value or of a gradient entry is to be at most (1 + k) (4 + d) units in the last place, d being the spread of the
-row's logits and k the power of a probability in the loss (docs/numerics.md). Exit status 1 if a promise is broken.
+row's logits and k the power of a probability in the loss (docs/measurements/numerics.md). Exit status 1 if a promise is
+broken.
 """
 
 import argparse

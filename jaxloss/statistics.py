@@ -80,7 +80,7 @@ def softmax_statistics(
       0.045678
 
     Reference:
-      Section "The one idea" of docs/numerics.md.
+      Section "The one idea" of docs/measurements/numerics.md.
     """
     rows = softmax_rows("softmax_statistics", logits, labels, axis, where, axis_name)
     classes, ids = rows.classes, rows.ids

@@ -126,5 +126,5 @@ def _row(case, labels: str, dtype: str, e: Error) -> str:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/accuracy.md")
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/measurements/accuracy.md")
     path.write_text(table())
