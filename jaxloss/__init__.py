@@ -67,3 +67,8 @@ __all__ = [
     "squared_hinge_loss",
     "zlpr_loss",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, without the modules that they come from: what completion offers."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

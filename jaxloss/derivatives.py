@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core.options import KNOWN, known, required, unwrapped
+from jaxloss._core.options import KNOWN, explained, known, required, unwrapped
 
 
+@explained
 def per_example_value_and_grad(loss: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """A function that returns the losses and, for each, its gradient with respect to its own logits.
 
@@ -72,6 +73,7 @@ class _ValueGradHess(_Derivatives):
         return values, gradient, hessian(logits, *args, **kwargs)
 
 
+@explained
 def per_example_value_grad_hess(
     loss: Callable[..., jax.Array],
 ) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:

@@ -1,11 +1,13 @@
 """The Kullback-Leibler divergence of two softmax distributions."""
 
-import jax
-from jax.typing import ArrayLike
+from __future__ import annotations
 
+import jax
+
+from jaxloss._core.annotations import ArrayLike, Axis, AxisName
 from jaxloss._core.compose import kl_values
 from jaxloss._core.hessians import kl_hessian
-from jaxloss._core.options import Axis, AxisName, public
+from jaxloss._core.options import public
 
 
 @public(kl_hessian)

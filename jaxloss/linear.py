@@ -3,35 +3,89 @@
 Below, h is a row of the hidden states, W the kernel, b the bias and z = h W + b the row's logits.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike, AxisName
 from jaxloss._core.arguments import check_where
-from jaxloss._core.chunks import Splits, splits
 from jaxloss._core.functions import kept_if_closed
-from jaxloss._core.linear import Layer, Operands, layer_of, row_results, row_sum
+from jaxloss._core.linear import layer_of
 from jaxloss._core.linear_arguments import (
-    check_results,
     checked_functions,
     checked_layer,
     checked_rows,
     checked_weights,
-    composed,
     filling,
 )
-from jaxloss._core.meshes import Layout, P, Spec, layout
-from jaxloss._core.options import AxisName, as_argument
-from jaxloss._core.varying import Tree, varying_any
+from jaxloss._core.linear_programs import program_of_results, program_of_sum, sum_over_devices
+from jaxloss._core.meshes import P, Spec, layout
+from jaxloss._core.options import as_argument, explained
+from jaxloss._core.varying import Tree
 from jaxloss.reduction import LossSum
 
+Results = TypeVar("Results")
 
+
+@overload
+def linear_loss(
+    loss: Callable[..., Any],
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: Tree,
+    *,
+    bias: ArrayLike | None = ...,
+    where: ArrayLike | None = ...,
+    weights: ArrayLike | None = ...,
+    loss_args: tuple = ...,
+    has_aux: Literal[False] = ...,
+    logits_fn: Callable[[jax.Array], jax.Array] | None = ...,
+    axis: int = ...,
+    chunk_rows: int | None = ...,
+    precision: Any = ...,
+    mesh: Mesh | None = ...,
+    batch_spec: Spec = ...,
+    axis_name: AxisName = ...,
+    kernel_spec: Spec = ...,
+    labels_spec: Tree = ...,
+    loss_args_spec: Tree = ...,
+    class_fill: float | None = ...,
+) -> LossSum: ...
+
+
+@overload
+def linear_loss(
+    loss: Callable[..., Any],
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: Tree,
+    *,
+    bias: ArrayLike | None = ...,
+    where: ArrayLike | None = ...,
+    weights: ArrayLike | None = ...,
+    loss_args: tuple = ...,
+    has_aux: Literal[True],
+    logits_fn: Callable[[jax.Array], jax.Array] | None = ...,
+    axis: int = ...,
+    chunk_rows: int | None = ...,
+    precision: Any = ...,
+    mesh: Mesh | None = ...,
+    batch_spec: Spec = ...,
+    axis_name: AxisName = ...,
+    kernel_spec: Spec = ...,
+    labels_spec: Tree = ...,
+    loss_args_spec: Tree = ...,
+    class_fill: float | None = ...,
+) -> tuple[LossSum, Tree]: ...
+
+
+@explained
 def linear_loss(
     loss: Callable[..., Any],
     hidden: ArrayLike,
@@ -136,12 +190,12 @@ def linear_loss(
     arguments = given._replace(rows=(labels, weights, keep), shared=jax.tree.map(jnp.asarray, loss_args))
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
     functions = checked_functions(name, "loss", loss, logits_fn)
-    run = partial(kept_if_closed, _sum, functions, has_aux, layer, checked_rows(name, chunk_rows))
+    run = partial(kept_if_closed, program_of_sum, functions, has_aux, layer, checked_rows(name, chunk_rows))
     if place is None:
         total, extra = run(*arguments)
     else:
         rows_spec = None if labels_spec is None else (labels_spec, place.batch, place.batch)
-        shard = partial(_sum_over_devices, place, run)
+        shard = partial(sum_over_devices, place, run)
         fill = filling(name, "loss", loss, class_fill, place, arguments)
         arguments = arguments._replace(rows=(fill.ids(labels, keep), weights, keep))
         total, extra = place.run(shard, arguments, rows_spec, loss_args_spec, (P(), place.batch), fill.entry)
@@ -150,8 +204,9 @@ def linear_loss(
     return (result, extra) if has_aux else result
 
 
+@explained
 def map_linear_logits(
-    fn: Callable[..., Tree],
+    fn: Callable[..., Results],
     hidden: ArrayLike,
     kernel: ArrayLike,
     *rows: Tree,
@@ -166,7 +221,7 @@ def map_linear_logits(
     kernel_spec: Spec = None,
     rows_spec: Tree = None,
     class_fill: float | None = None,
-) -> Tree:
+) -> Results:
     """Results by row of a function of the logits of a linear layer, never holding all logits.
 
     r_i = fn(h_i W + b, x_i): log-probabilities for reinforcement learning, divergences for distillation, entropies and
@@ -225,61 +280,9 @@ def map_linear_logits(
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
     layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
     functions = checked_functions(name, "fn", fn, logits_fn)
-    run = partial(kept_if_closed, _map, functions, layer, checked_rows(name, chunk_rows))
+    run = partial(kept_if_closed, program_of_results, functions, layer, checked_rows(name, chunk_rows))
     if place is None:
         return run(*arguments)
     fill = filling(name, "fn", fn, class_fill, place, arguments)
     arguments = arguments._replace(rows=tuple(fill.ids(x) for x in arguments.rows))
     return place.run(run, arguments, rows_spec, None, place.batch, fill.entry)
-
-
-def _splits(layer: Layer, chunk_rows: int | None, hidden: jax.Array, kernel: jax.Array) -> Splits:
-    *batch, width = hidden.shape
-    return splits(tuple(batch), chunk_rows, width, kernel.shape[layer.class_axis] * layer.dtype.itemsize)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), inline=True)
-def _sum(closed, functions, has_aux, layer, chunk_rows, hidden, kernel, bias, rows, parameters):
-    loss = composed("linear_loss", functions)
-
-    def checked(z, labels, parameters):
-        found = loss(z, labels, *parameters)
-        if has_aux and not (isinstance(found, tuple) and len(found) == 2):
-            raise TypeError(
-                f"linear_loss: with has_aux, `loss` must return (losses, auxiliary results); got {found!r}."
-            )
-        if isinstance(found, tuple) and not has_aux:
-            raise TypeError("linear_loss: `loss` returned a tuple; if it has auxiliary results, pass has_aux=True.")
-        losses, extra = found if has_aux else (jnp.asarray(found), ())
-        check_results("linear_loss", "loss", z, losses, exactly=True)
-        check_results("linear_loss", "loss", z, extra)
-        return losses.astype(z.dtype), extra
-
-    labels, weights, where = rows
-    operands = Operands(hidden, labels, weights, where, kernel, bias, parameters)
-    return row_sum(layer, _splits(layer, chunk_rows, hidden, kernel), checked, operands, closed)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
-def _map(closed, functions, layer, chunk_rows, hidden, kernel, bias, rows, _):
-    fn = composed("map_linear_logits", functions)
-
-    def checked(z, *rows):
-        found = jax.tree.map(jnp.asarray, fn(z, *rows))
-        check_results("map_linear_logits", "fn", z, found)
-        return found
-
-    operands = Operands(hidden, rows, kernel=kernel, bias=bias)
-    return row_results(layer, _splits(layer, chunk_rows, hidden, kernel), checked, operands, closed)
-
-
-def _sum_over_devices(place: Layout, run: Callable, *arguments) -> tuple[jax.Array, Tree]:
-    total, extra = run(*arguments)
-    split_by_classes = varying_any((total, extra)) & set(place.classes)
-    if split_by_classes:
-        axis = place.classes[0] if len(place.classes) == 1 else place.classes
-        raise ValueError(
-            f"linear_loss: `loss` must combine its results over the shards of the classes on mesh axis {axis!r}; for a "
-            f"loss of jaxloss pass functools.partial(loss, axis_name={axis!r})."
-        )
-    return lax.psum(total, place.batch_names) if place.batch_names else total, extra

@@ -1,11 +1,13 @@
 """Margin losses: polynomials of the margin m = z for a positive label, m = -z for a negative one."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.arguments import check_floating, check_where, compute_dtype, sigmoid_elements
 from jaxloss._core.compose import sigmoid_loss
 from jaxloss._core.hessians import elementwise_hessian

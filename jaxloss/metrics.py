@@ -5,11 +5,13 @@ Two differences from scikit-learn, for the sake of one contract in this library.
 loss here: `jaxloss.mean(metric, where)` of them is scikit-learn's number.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.arguments import Elements, compute_dtype, sigmoid_elements
 from jaxloss._core.classes import nan_where
 from jaxloss._core.options import compiled, describe

@@ -3,14 +3,16 @@
 No clip is hidden here. Losses from logits keep digits that a probability in float32 has lost already: prefer them.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike, Axis
 from jaxloss._core.arguments import sigmoid_elements
 from jaxloss._core.compose import elementwise_loss, infinite_where, probability_loss
 from jaxloss._core.log_odds import finite, minus_log, minus_log1m
-from jaxloss._core.options import Axis, compiled
+from jaxloss._core.options import compiled
 from jaxloss._core.probabilities import log_probability_rows, probabilities, probability_rows
 
 

@@ -3,10 +3,12 @@
 Below, z is a row of logits of C labels, i runs over its relevant labels, j over its irrelevant ones, p = sigmoid(z).
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.arguments import class_elements
 from jaxloss._core.hessians import elementwise_hessian
 from jaxloss._core.log_odds import odds

@@ -1,5 +1,7 @@
 """From losses per example to one number, exact over microbatches and devices."""
 
+from __future__ import annotations
+
 import inspect
 import numbers
 from collections.abc import Callable
@@ -10,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.arguments import check_floating, compute_dtype
 from jaxloss._core.log_odds import counted
 from jaxloss._core.masks import by_entry, fitted, neutral, rows_of
@@ -54,18 +56,18 @@ class LossSum:
                 object.__setattr__(self, f"{key}_rest", _nothing(getattr(self, key)))
 
     @classmethod
-    def of(cls, losses: ArrayLike, where: ArrayLike | None = None, weights: ArrayLike | None = None) -> "LossSum":
+    def of(cls, losses: ArrayLike, where: ArrayLike | None = None, weights: ArrayLike | None = None) -> LossSum:
         """Sum over every entry of `losses`; `where` and `weights` as for `jaxloss.mean`."""
         return cls(*_sums("LossSum.of", losses, where, weights))
 
-    def __add__(self, other: "LossSum") -> "LossSum":
+    def __add__(self, other: LossSum) -> LossSum:
         if not isinstance(other, LossSum):
             return NotImplemented
         total, total_rest = _exact_sum(self.total, self.total_rest, other.total, other.total_rest)
         weight, weight_rest = _exact_sum(self.weight, self.weight_rest, other.weight, other.weight_rest)
         return LossSum(total, weight, total_rest, weight_rest)
 
-    def __radd__(self, other: object) -> "LossSum":
+    def __radd__(self, other: object) -> LossSum:
         """Makes the builtin `sum`, which starts from 0, work."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
@@ -73,10 +75,14 @@ class LossSum:
         """What `jax.grad` shows of a function that returns this in place of a number."""
         return f"LossSum(total={self.total}, weight={self.weight}), a sum: its .mean() is a number"
 
-    def mean(self) -> jax.Array:
-        """Total over weight; 0 with zero gradient where the weight is 0."""
-        weight = self.weight + self.weight_rest
-        return _divide(self.total + self.total_rest, weight, weight == 0)
+    def mean(self, normalizer: ArrayLike | None = None) -> jax.Array:
+        """Total over weight, or over `normalizer` as for `jaxloss.mean`; 0 with zero gradient where the weight is 0."""
+        return _quotient("LossSum.mean", self.total + self.total_rest, self.weight + self.weight_rest, normalizer)
+
+    def _not_a_number(self, *_: object) -> Any:
+        raise TypeError("LossSum: a sum of losses with its weight is no number; take its .mean() first.")
+
+    __float__ = __neg__ = __sub__ = __mul__ = __rmul__ = __truediv__ = _not_a_number
 
 
 def _nothing(x: Any) -> Any:
@@ -102,12 +108,23 @@ def _exact_sum(a, a_rest, b, b_rest) -> tuple[jax.Array, jax.Array]:
     return added(total, a_rest + b_rest + error)
 
 
-def _divide(total: jax.Array, weight: jax.Array, empty: jax.Array) -> jax.Array:
-    return jnp.where(empty, 0, total) / jnp.where(empty, 1, weight)
+def _quotient(name: str, total: jax.Array, weight: jax.Array, normalizer: ArrayLike | None) -> jax.Array:
+    if normalizer is None:
+        empty = weight == 0
+        return jnp.where(empty, 0, total) / jnp.where(empty, 1, weight)
+    given = as_argument(name, "normalizer", normalizer)
+    nothing = (given == 0) & (total == 0)
+    divisor = number(name, "normalizer", jnp.where(nothing, jnp.ones_like(given), given), None, total.dtype)
+    return jnp.where(nothing, 0, total) / divisor
 
 
 @partial(compiled, static=("name",))
 def _sums(name, losses, where=None, weights=None) -> tuple[jax.Array, jax.Array]:
+    if losses.dtype == jnp.bool_:
+        raise TypeError(
+            f"{name}: `losses` must be floating point; got {describe(losses)}. "
+            f"A mask goes second: {name}(losses, mask)."
+        )
     check_floating(name, "losses", losses)
     losses = losses.astype(compute_dtype(losses))
     weights = jnp.ones_like(losses) if weights is None else by_entry(name, "weights", weights, losses)
@@ -165,6 +182,11 @@ def masked_loss(
         raise TypeError(f"{name}: `loss` must be a function of (logits, labels); got {type(loss).__name__}.")
     logits, labels = required(name, "logits", logits), required(name, "labels", labels)
     keep = required(name, "where", where, " Without a mask use LossSum.of(loss(logits, labels)).")
+    if labels.dtype == jnp.bool_ != keep.dtype:
+        raise TypeError(
+            f"{name}: `where` must be boolean; got {describe(keep)}, and {describe(labels)} as `labels`. Are the two "
+            "swapped? The order is (loss, logits, labels, where)."
+        )
     parameters = inspect.signature(loss).parameters
     defaults = {key: x.default for key, x in parameters.items() if x.default is not inspect.Parameter.empty}
     rows = rows_of(name, logits, (defaults | options).get("axis", -1), (defaults | options).get("axis_name"))
@@ -221,10 +243,4 @@ def mean(
       >>> print(jaxloss.mean(jnp.array([1.0, 2.0, jnp.nan]), where=jnp.array([True, True, False])))
       1.5
     """
-    total, weight = _sums("mean", losses, where, weights)
-    if normalizer is None:
-        return _divide(total, weight, weight == 0)
-    given = jnp.asarray(normalizer)
-    nothing = (given == 0) & (total == 0)
-    divisor = number("mean", "normalizer", jnp.where(nothing, jnp.ones_like(given), given), None, total.dtype)
-    return jnp.where(nothing, 0, total) / divisor
+    return _quotient("mean", *_sums("mean", losses, where, weights), normalizer)

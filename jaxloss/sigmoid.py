@@ -3,10 +3,12 @@
 Below, z is a logit, p = sigmoid(z) and t its label in [0, 1].
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.arguments import sigmoid_elements
 from jaxloss._core.compose import elementwise_loss, infinite_where, sigmoid_loss
 from jaxloss._core.hessians import elementwise_hessian

@@ -3,13 +3,15 @@
 Below, z is a row of logits, p = softmax(z), y the true class and s = -log p_y; t is a distribution as label.
 """
 
+from __future__ import annotations
+
 import jax
-from jax.typing import ArrayLike
 
 from jaxloss._core import log_odds as scalars
+from jaxloss._core.annotations import ArrayLike, Axis, AxisName
 from jaxloss._core.compose import softmax_loss
 from jaxloss._core.hessians import softmax_hessian
-from jaxloss._core.options import Axis, AxisName, public
+from jaxloss._core.options import public
 
 
 @public(softmax_hessian(scalars.cross_entropy))

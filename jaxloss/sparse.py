@@ -3,18 +3,20 @@
 Below, z is a row of logits, d_j = z_j - max z, t a distribution as label. Every function is shift invariant.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike, Axis, AxisName
 from jaxloss._core.arguments import sigmoid_elements
 from jaxloss._core.compose import sigmoid_loss
 from jaxloss._core.hessians import elementwise_hessian
-from jaxloss._core.options import KNOWN, Axis, AxisName, Function, compiled, public
+from jaxloss._core.options import KNOWN, Function, compiled, public
 from jaxloss._core.projection import projection, projection_hessian, projection_loss, sparse_sigmoid_loss
 
 

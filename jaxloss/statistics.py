@@ -1,14 +1,16 @@
 """Statistics of a row of logits, for losses of one's own and for logging."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax
 from jax import lax
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike, Axis, AxisName
 from jaxloss._core.arguments import softmax_rows
 from jaxloss._core.label_odds import label_odds
-from jaxloss._core.options import Axis, AxisName, compiled
+from jaxloss._core.options import compiled
 from jaxloss._core.statistics import class_odds
 
 

@@ -1,9 +1,11 @@
 """Weights from counts of what was seen, for imbalanced classes."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.checks import check_domain, guard
 from jaxloss._core.options import compiled, describe, number
 

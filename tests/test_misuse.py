@@ -182,6 +182,49 @@ def test_an_option_is_a_number_not_a_switch(value):
         jaxloss.softmax_cross_entropy(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), label_smoothing=value)
 
 
-def test_a_sum_in_place_of_losses_is_named():
-    with pytest.raises(TypeError, match=r"`losses` must be .*; got LossSum, a sum: its \.mean\(\) is a number"):
-        jaxloss.mean(jaxloss.LossSum.of(jnp.ones(3)))
+CE, Z, Y, KEEP = jaxloss.softmax_cross_entropy, jnp.zeros((3, 4)), jnp.zeros(3, jnp.int32), jnp.ones(3, bool)
+SUM = jaxloss.LossSum(jnp.float32(6), jnp.float32(3))
+NAMED = {
+    "sum for losses": (lambda: jaxloss.mean(SUM), r"got LossSum, a sum: its \.mean\(\) is a number"),
+    "sum as number": (lambda: float(SUM), r"LossSum: a sum of losses .* is no number; take its \.mean\(\) first"),
+    "scaled sum": (lambda: 2 * SUM, r"take its \.mean\(\) first"),
+    "divided sum": (lambda: SUM / jnp.float32(8), r"take its \.mean\(\) first"),
+    "mask for losses": (lambda: jaxloss.mean(KEEP, jnp.ones(3)), r"A mask goes second: mean\(losses, mask\)"),
+    "mask for labels": (
+        lambda: jaxloss.masked_loss(CE, Z, KEEP, Y),
+        r"`where` must be boolean; got int32\[3\], and bool\[3\] as `labels`\. Are the two swapped\?",
+    ),
+    "labels for kernel": (
+        lambda: jaxloss.linear_loss(CE, Z, Y, Z.T),
+        r"`kernel` must have two axes; got int32\[3\]\. The order is \(loss, hidden, kernel, labels\)",
+    ),
+    "option of the layer": (
+        lambda: jaxloss.linear_loss(CE, Z, Z.T, Y, **{"gamma": 2.0}),
+        r"'gamma'; it takes loss, .*labels, \*, bias.* Options of `loss` go to it: functools\.partial\(loss, gamma=",
+    ),
+    "bias by position": (lambda: jaxloss.linear_loss(*(CE, Z, Z.T, Y), *(Y,)), r"too many .*labels, \*, bias"),
+    "option of derivatives": (
+        lambda: jaxloss.per_example_value_grad_hess(CE, **{"z_loss": 1.0}),
+        r"per_example_value_grad_hess: .*functools\.partial\(loss, z_loss=\.\.\.\)",
+    ),
+    "typing error": (lambda: CE(Z, Y, **{"label_smoothin": 0.1}), r"Did you mean `label_smoothing`\?"),
+    "weights of rows": (lambda: CE(Z, Y, class_weights=jnp.ones(3)), r"Weights of rows go to jaxloss\.mean\("),
+    "mask in a column": (lambda: CE(Z, Y, where=KEEP[:, None]), r"Drop the last axis with where\[\.\.\., 0\]"),
+    "no alpha": (
+        lambda: jaxloss.sigmoid_focal_loss(Z, Z, alpha=-1),
+        r"`alpha` must be in \[0, 1\] \(for no weight of the two labels leave it out\); got -1",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", NAMED)
+def test_mistakes_are_named_with_what_to_do(mistake):
+    call, message = NAMED[mistake]
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def test_ids_over_one_class_name_the_sigmoid_losses(rng):
+    labels = jnp.array([0, 1, 1, 0], jnp.int32)
+    message = user_error(CE, jnp.asarray(rng.normal(size=(4, 1)), jnp.float32), labels)
+    assert "got 1. For binary labels use a sigmoid loss, of logits without that axis" in message

@@ -32,6 +32,18 @@ def test_all_is_sorted_and_complete():
     assert public - modules == set(jaxloss.__all__) - modules
 
 
+def test_completion_offers_names_not_modules():
+    assert {name for name in dir(jaxloss) if not name.startswith("_")} == set(jaxloss.__all__)
+
+
+@functions
+def test_signatures_are_written_as_in_the_source(name):
+    """`help` and editors show aliases, not the unions that they stand for."""
+    signature = str(inspect.signature(getattr(jaxloss, name)))
+    assert "Union" not in signature
+    assert "ndarray" not in signature
+
+
 @functions
 def test_everything_after_the_four_is_keyword_only(name):
     parameters = list(inspect.signature(getattr(jaxloss, name)).parameters.values())

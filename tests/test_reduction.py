@@ -187,6 +187,8 @@ def test_a_normalizer_of_zero():
         jaxloss.mean(losses, normalizer=0)
     zero = jnp.float32(0)
     assert jaxloss.mean(losses, normalizer=zero) == np.inf
+    assert jaxloss.LossSum.of(losses).mean(normalizer=zero) == np.inf
+    assert jaxloss.LossSum.of(losses).mean(2) == 2
     assert jaxloss.mean(losses, normalizer=jnp.maximum(jnp.array(0), 1)) == 4
     found = checkify.checkify(jax.jit(jaxloss.mean), errors=checkify.user_checks)
     assert "`normalizer` must be > 0" in str(found(losses, normalizer=zero)[0].get())

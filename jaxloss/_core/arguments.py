@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.checks import check_domain, guard
 from jaxloss._core.classes import ClassAxis, holds_at
 from jaxloss._core.options import describe, number
@@ -99,7 +99,12 @@ def check_where(name: str, where: jax.Array | None, allowed: dict[tuple[int, ...
         )
     if where.shape not in allowed:
         expected = " or ".join(f"{shape} ({meaning})" for shape, meaning in allowed.items())
-        raise ValueError(f"{name}: `where` must have shape {expected}; got {describe(where)}.")
+        hint = (
+            " Drop the last axis with where[..., 0]."
+            if where.shape[:-1] in allowed and where.shape[-1:] == (1,)
+            else ""
+        )
+        raise ValueError(f"{name}: `where` must have shape {expected}; got {describe(where)}.{hint}")
 
 
 def softmax_rows(name, logits, labels, axis, where, axis_name=None, excluded=-np.inf, argument="logits") -> Rows:
@@ -202,6 +207,8 @@ def class_ids(name: str, labels: jax.Array, size: int) -> jax.Array:
     inside = (labels >= 0) & (labels < size)
     ids = jnp.where(inside, labels, 0).astype(jnp.int32) - jnp.where(inside, 0, 1).astype(jnp.int32)
     message = f"{name}: `labels` must be class ids in [0, {size}), {size} being the number of classes; got {{bad}}"
+    if size == 1:
+        message += ". For binary labels use a sigmoid loss, of logits without that axis"
     return guard(ids, inside, message, jnp.max(labels, where=~inside, initial=jnp.iinfo(labels.dtype).min))
 
 
@@ -268,7 +275,10 @@ def sigmoid_elements(name, logits, labels, axis, where, argument="logits") -> El
     targets = labels.astype(logits.dtype)
     if not is_ids:
         inside = (targets >= 0) & (targets <= 1)
-        advice = f". For labels -1 and 1 pass (labels + 1) / 2; or are `{argument}` and `labels` swapped?"
+        advice = (
+            ". Leave unknown labels (-1, 255, NaN) out with `where`; for labels -1 and 1 pass (labels + 1) / 2; or are "
+            f"`{argument}` and `labels` swapped?"
+        )
         targets = check_domain(name, "labels", targets, inside, "in [0, 1]", advice)
         logits = check_order(name, argument, logits, targets, 0)
     return Elements(name, logits, targets, keep, position)

@@ -28,6 +28,9 @@ def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tu
                 name, f"rows[{i}]", part, "an array or a tree of arrays", " What `fn` does not need, leave out."
             )
     rows = jax.tree.map(partial(as_argument, name, "labels" if name == "linear_loss" else "rows"), rows)
+    if any(jnp.issubdtype(x.dtype, jnp.floating) and x.ndim == 2 != kernel.ndim for x in jax.tree.leaves(rows)):
+        order = "(loss, hidden, kernel, labels)" if name == "linear_loss" else "(fn, hidden, kernel, *rows)"
+        raise ValueError(f"{name}: `kernel` must have two axes; got {describe(kernel)}. The order is {order}.")
     for key, x in {"hidden": hidden, "kernel": kernel, "bias": bias}.items():
         if x is not None:
             check_floating(name, key, x)

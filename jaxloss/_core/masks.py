@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxloss._core.annotations import AxisName
 from jaxloss._core.arguments import check_where
-from jaxloss._core.options import AxisName, describe, static_axis
+from jaxloss._core.options import describe, static_axis
 
 
 def by_entry(name: str, key: str, x: jax.Array, losses: jax.Array, of: str = "losses") -> jax.Array:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxloss._core.options import AxisName, describe
+from jaxloss._core.annotations import AxisName
+from jaxloss._core.options import describe
 from jaxloss._core.varying import Gathers, Tree, spread
 
 Spec = str | P | None

@@ -5,6 +5,7 @@ out of the program; one `jit`-compiled program does the rest. An option that sta
 value needs no recompilation and can be differentiated.
 """
 
+import difflib
 import functools
 import inspect
 import operator
@@ -14,12 +15,10 @@ from typing import Any, NamedTuple, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
+from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.checks import check_domain
 
-Axis = int | tuple[int, ...] | None
-AxisName = str | tuple[str, ...] | None
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -35,7 +34,7 @@ class Option(NamedTuple):
 
 TINY = float(np.finfo(np.float32).tiny)
 OPTIONS = {
-    "alpha": Option(0, 1, per_class=True),
+    "alpha": Option(0, 1, per_class=True, advice=" (for no weight of the two labels leave it out)"),
     "beta": Option(0, 1),
     "clip": Option(0, 1, off=0, per_class=True),
     "class_weights": Option(0, np.inf, off=1, per_class=True),
@@ -96,12 +95,7 @@ def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name",
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:
-            hints = [f" For `{key}` use {ELSEWHERE[key]}." for key in kwargs if key in ELSEWHERE]
-            accepted = ", ".join(signature.parameters)
-            raise TypeError(f"{name}: {error}; it takes {accepted}.{''.join(hints)}") from None
+        bound = bind(name, signature, args, kwargs)
         bound.apply_defaults()
         caller = bound.arguments.get("name", name)
         for key, value in bound.arguments.items():
@@ -115,6 +109,39 @@ def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name",
     of_targets = -np.inf if "target_logits" in signature.parameters else 0
     KNOWN[wrapper] = Known(of_targets if "axis_name" in signature.parameters else None)
     return cast(Function, wrapper)
+
+
+def explained(function: Function) -> Function:
+    """A function that is not compiled as a whole; names that it does not know are explained."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        bind(function.__name__, signature, args, kwargs)
+        return function(*args, **kwargs)
+
+    return cast(Function, wrapper)
+
+
+def bind(name: str, signature: inspect.Signature, args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments:
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        names = list(signature.parameters)
+        hints = [_meant(key, names) for key in kwargs if key not in names]
+        by_keyword = [key for key, x in signature.parameters.items() if x.kind is inspect.Parameter.KEYWORD_ONLY]
+        shown = names[: len(names) - len(by_keyword)] + ["*"] * bool(by_keyword) + by_keyword
+        raise TypeError(f"{name}: {error}; it takes {', '.join(shown)}.{''.join(hints)}") from None
+
+
+def _meant(key: str, names: list[str]) -> str:
+    """What is meant by the name of an argument that a function does not take."""
+    if key in OPTIONS and names[0] in ("loss", "fn"):
+        return f" Options of `{names[0]}` go to it: functools.partial({names[0]}, {key}=...)."
+    if key in ELSEWHERE:
+        return f" For `{key}` use {ELSEWHERE[key]}."
+    close = difflib.get_close_matches(key, names, 1)
+    return f" Did you mean `{close[0]}`?" if close else ""
 
 
 def unwrapped(function: Callable) -> tuple[Callable, dict[str, Any]]:
@@ -182,7 +209,8 @@ def _domain(option: Option) -> str:
         return "a finite number"
     if option.low == TINY:
         return f"> 0{option.advice}"
-    return f"in [{option.low:g}, {option.high:g}]" if option.high < np.inf else f">= {option.low:g}"
+    domain = f"in [{option.low:g}, {option.high:g}]" if option.high < np.inf else f">= {option.low:g}"
+    return domain + option.advice
 
 
 def static_axis(name: str, axis: Any) -> int | tuple[int, ...] | None:
@@ -211,9 +239,12 @@ def number(
         classes = f" or have one entry for each of the {size} classes" if option.per_class and size is not None else ""
         if option.per_class:
             classes += f" or the shape {elements} of the logits" if elements else "; for one of each row use jax.vmap"
-        counts = (
-            " Of labels, balanced_class_weights takes jnp.bincount(labels, length=C)." if key == "class_weights" else ""
-        )
+        counts = ""
+        if key == "class_weights":
+            counts = (
+                " Of labels, balanced_class_weights takes jnp.bincount(labels, length=C). Weights of rows go to "
+                "jaxloss.mean(losses, weights=...)."
+            )
         raise ValueError(f"{name}: `{key}` must be a scalar{classes}; got {describe(value)}.{counts}")
     value = value.astype(dtype)
     return check_domain(name, key, value, (value >= option.low) & (value <= option.high), _domain(option))
