@@ -29,9 +29,9 @@ from jaxloss import _speed
 from jaxloss._check import CLASSES, Case, Wide, data
 
 MANY = (32768, 2)  # classes, and rows of a regime: reductions of long rows take other paths
-UNITS = """Worst errors of value and gradient in units in the last place (in eps for exact zeros), beside the most that is
-promised, and the rows where they came nearest to it: unit normal, spread 20 (normal logits of that standard deviation;
-right: labeled by the largest), offset 1e4 (added to every logit), masked (logits of -inf), confident."""
+UNITS = """Worst errors of value and gradient in units in the last place (in eps for exact zeros), beside the most
+that is promised, and the rows where they came nearest to it: unit normal, spread 20 (normal logits of that standard
+deviation; right: labeled by the largest), offset 1e4 (added to every logit), masked (logits of -inf), confident."""
 HEADER = ("loss", "labels", "dtype", "value", "promised", "gradient", "promised", "worst in", "")
 LINE = "{:<37} {:<9} {:<8} {:>6} {:>8} {:>8} {:>8}  {:<16} {}"
 VERDICT = ("BROKEN", "ok")

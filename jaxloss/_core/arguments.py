@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.checks import check_domain, guard
@@ -291,11 +290,3 @@ def class_elements(name, logits, labels, axis, where, argument="logits") -> tupl
         expected = f"`{argument}` must have an axis of at least one class"
         raise ValueError(f"{name}: {expected}; got {describe(logits)} with axis={axis}.")
     return elements, elements.axis
-
-
-def whole_rows(x: jax.Array) -> jax.Array:
-    """The last axis on one device, as sorting needs it; only on explicit meshes does JAX have to be told."""
-    sharding = jax.typeof(x).sharding
-    if all(part is None for part in sharding.spec[-1:]):
-        return x
-    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1], None)))

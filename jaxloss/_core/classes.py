@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxloss._core.platforms import on_platform
 
@@ -128,3 +129,11 @@ def _pick_jvp(classes, primals, tangents):
     x, ids = primals
     mask = classes.is_label(x, ids)
     return pick(classes, x, ids), classes.sum(jnp.where(mask, tangents[0], 0))
+
+
+def whole_rows(x: jax.Array) -> jax.Array:
+    """The last axis on one device, as sorting needs it; only on explicit meshes does JAX have to be told."""
+    sharding = jax.typeof(x).sharding
+    if all(part is None for part in sharding.spec[-1:]):
+        return x
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1], None)))

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxloss._core.arguments import class_elements, whole_rows
+from jaxloss._core.arguments import class_elements
 from jaxloss._core.checks import check_domain
-from jaxloss._core.classes import ClassAxis, nan_where
+from jaxloss._core.classes import ClassAxis, nan_where, whole_rows
 from jaxloss._core.compose import infinite_where
 from jaxloss._core.log_odds import Odds, ceiling, finite, odds
 from jaxloss._core.statistics import class_odds

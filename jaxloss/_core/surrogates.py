@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxloss._core.arguments import whole_rows
+from jaxloss._core.classes import whole_rows
 from jaxloss._core.log_odds import ceiling, finite, odds
 from jaxloss._core.pairs import FAR, Pairs, label_pairs, places, sort_labels, spread
 from jaxloss._core.platforms import on_platform, recomputed
