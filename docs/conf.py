@@ -10,9 +10,6 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from docutils import nodes
-from sphinx import addnodes
-
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
@@ -22,7 +19,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE), os.environ.get
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.pop("MPLBACKEND", None)  # the kernel's own, which shows figures in the page
 
-import jaxloss  # noqa: E402 (found by the path above)
+import docstrings  # noqa: E402 (found by the path above)
+import jaxloss  # noqa: E402
 
 project = "jaxloss"
 author = "the jaxloss authors"
@@ -64,6 +62,8 @@ myst_enable_extensions = [
 myst_heading_anchors = 4
 
 autosummary_generate = True
+autosummary_context = {"neighbours": docstrings.neighbours()}
+python_maximum_signature_line_length = 80
 autodoc_typehints = "none"  # the docstrings say shape, dtype and domain
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -139,42 +139,6 @@ def _inventory(name: str, page: str, prefix: str, words: str) -> Path:
 
 intersphinx_mapping = {name: (url, str(_inventory(name, *rest))) for name, (url, *rest) in _PROJECTS.items()}
 
-_PUBLIC = {name: f"jaxloss.{name}" for name in jaxloss.__all__ if name != "metrics"}
-_METRICS = ("hamming_loss", "label_ranking_loss", "zero_one_loss")
-_PUBLIC |= {f"metrics.{name}": f"jaxloss.metrics.{name}" for name in _METRICS}
-_LITERAL = re.compile(r"(``.+?``|:math:`.+?`|`.+?`)")
-_SHAPE = re.compile(r"\[\*?batch[^\]]*\]")
-
-
-def _plain(text: str) -> str:
-    """Text between literals: shapes become code, and no sign of it is markup."""
-    parts = _LITERAL.split(text)
-    for i in range(0, len(parts), 2):
-        pieces = re.split(f"({_SHAPE.pattern})", parts[i])
-        parts[i] = "".join(
-            f"``{piece}``" if j % 2 else re.sub(r"([*|\\]|(?<=\w)_\b)", r"\\\1", piece)
-            for j, piece in enumerate(pieces)
-        )
-    return "".join(parts)
-
-
-def plain_docstring(app, what, name, obj, options, lines):
-    """House docstrings into what napoleon reads: shapes as code, each identity an item of a list."""
-    section, block = "", None
-    for i, line in enumerate(lines):
-        indent = len(line) - len(line.lstrip())
-        if line and block is not None and indent <= block:
-            block = None
-        if block is None and re.match(r"\s*(\.\. \w+::|Example:)", line):
-            block = indent
-        if block is not None or not line:
-            continue
-        heading = re.fullmatch(r"([A-Z]\w+):", line)
-        section = heading[1] if heading else section if indent else ""
-        start = "* " * (section == "Identities" and indent == 2)
-        hang = "  " * (section == "Identities" and indent > 2)
-        lines[i] = line[:indent] + hang + start + _plain(line[indent:])
-
 
 def present_pages(app, docname, source):
     """Leaves out of the home page's toctree what is not there."""
@@ -184,21 +148,9 @@ def present_pages(app, docname, source):
         source[0] = "\n".join(there)
 
 
-def link_names(app, doctree):
-    """A public name in code, `softmax_focal_loss` or `jaxloss.softmax_focal_loss`, leads to its page."""
-    for code in list(doctree.findall(nodes.literal)):
-        name = code.astext().removeprefix("jaxloss.").removesuffix("()")
-        inside = code.parent
-        while inside is not None and not isinstance(inside, nodes.title | nodes.reference | addnodes.pending_xref):
-            inside = inside.parent
-        if inside is None and name in _PUBLIC:
-            target = {"refdomain": "py", "reftype": "obj", "reftarget": _PUBLIC[name], "refexplicit": True}
-            link = addnodes.pending_xref("", code.deepcopy(), refdoc=app.env.docname, refwarn=False, **target)
-            code.replace_self(link)
-
-
 def setup(app):
-    app.connect("autodoc-process-docstring", plain_docstring, priority=100)  # before napoleon
-    app.connect("doctree-read", link_names)
+    app.connect("autodoc-process-docstring", docstrings.process, priority=100)  # before napoleon
+    app.connect("doctree-read", docstrings.link_names)
+    app.add_directive("options-table", docstrings.OptionsTable)
     app.connect("source-read", present_pages)
     return {"parallel_read_safe": True}

@@ -22,9 +22,12 @@ def softmax_kl_divergence(
 ) -> jax.Array:
     """Kullback-Leibler divergence of a target's softmax from the model's, as in distillation.
 
-    With p = softmax(logits / T), t = softmax(target_logits / T): loss = sum_c t_c (log t_c - log p_c). Gradients:
-    (p_j - t_j) / T by `logits`, t_j (log t_j - log p_j - loss) / T by `target_logits` (use `jax.lax.stop_gradient` for
-    a teacher). To keep the gradient's scale while T changes, multiply by T^2.
+      loss = sum_c t_c (log t_c - log p_c),  with  p = softmax(z / T), t = softmax(u / T)
+      dloss/dz_j = (p_j - t_j) / T
+      dloss/du_j = t_j (log t_j - log p_j - loss) / T
+
+    z are the `logits`, u the `target_logits`, T the `temperature`. Use `jax.lax.stop_gradient` for a teacher. To
+    keep the gradient's scale while T changes, multiply by T^2.
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.

@@ -111,10 +111,12 @@ def linear_loss(
 ) -> Any:
     """Sum of a loss over the rows of a linear layer, with every derivative, never holding all logits.
 
-    total = sum_i w_i loss(h_i W + b, y_i). Chunks of rows are looped over; of each, the logits, the losses and the
-    gradients dz (rounded once to the dtype of the factors), dh = dz W' and dW = h' dz (added up in float32) are found
-    in one go, so that value and gradient take three matrix products, and those with respect to one of h and W two.
-    Forward mode and higher derivatives work.
+      total = sum_i w_i loss(h_i W + b, y_i)
+
+    Chunks of rows are looped over; of each, the logits, the losses and the gradients dz (rounded once to the dtype
+    of the factors), dh = dz W' and dW = h' dz (added up in float32) are found in one go, so that value and gradient
+    take three matrix products, and those with respect to one of h and W two. Forward mode and higher derivatives
+    work.
 
     Args:
       loss: function (logits [rows, C], labels of those rows, *loss_args) -> losses [rows], whose rows do not depend on
@@ -224,10 +226,12 @@ def map_linear_logits(
 ) -> Results:
     """Results by row of a function of the logits of a linear layer, never holding all logits.
 
-    r_i = fn(h_i W + b, x_i): log-probabilities for reinforcement learning, divergences for distillation, entropies and
-    ranks for evaluation. Chunks of rows are looped over; reverse mode computes the logits of a chunk again (four matrix
-    products for value and gradient), so that memory is bounded in every mode. Where only a weighted sum of losses is
-    wanted, `linear_loss` needs three.
+      r_i = fn(h_i W + b, x_i)
+
+    Log-probabilities for reinforcement learning, divergences for distillation, entropies and ranks for evaluation.
+    Chunks of rows are looped over; reverse mode computes the logits of a chunk again (four matrix products for
+    value and gradient), so that memory is bounded in every mode. Where only a weighted sum of losses is wanted,
+    `linear_loss` needs three.
 
     Args:
       fn: function (logits [rows, C], *rows of the same) -> tree of arrays [rows, ...], whose rows do not depend on each

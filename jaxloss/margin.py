@@ -54,9 +54,11 @@ def modified_huber_loss(
 ) -> jax.Array:
     """Modified Huber loss of each logit, for binary and one-against-the-rest classification; robust to outliers.
 
-    With phi(m) = max(0, 1 - m)^2 for m >= -1 and -4 m below: loss = t phi(z) + (1 - t) phi(-z). Gradient for t = 1:
-    -2 min(max(0, 1 - z), 2), and its mirror image for t = 0; the second derivative is 2 for -1 < z < 1 and else 0, at
-    the kinks that of the flatter side.
+      loss = t phi(z) + (1 - t) phi(-z)
+      phi(m) = max(0, 1 - m)^2  for m >= -1,  -4 m  for m < -1
+      dloss/dz = -2 min(max(0, 1 - z), 2)  for t = 1,  2 min(max(0, 1 + z), 2)  for t = 0
+
+    The second derivative is 2 for -1 < z < 1 and else 0, at the kinks that of the flatter side.
 
     Args:
       logits: float array [*batch] or [*batch, C], decision values.
@@ -106,8 +108,10 @@ def squared_hinge_loss(
 ) -> jax.Array:
     """Squared hinge loss of each logit, for binary and one-against-the-rest classification.
 
-    With phi(m) = max(0, 1 - m)^2: loss = t phi(z) + (1 - t) phi(-z). Gradient for t = 1: -2 max(0, 1 - z), and its
-    mirror image for t = 0; the second derivative is 2 for z < 1 and else 0, at the kink that of the flatter side.
+      loss = t max(0, 1 - z)^2 + (1 - t) max(0, 1 + z)^2
+      dloss/dz = -2 max(0, 1 - z)  for t = 1,  2 max(0, 1 + z)  for t = 0
+
+    For t = 1 the second derivative is 2 for z < 1 and else 0, at the kink that of the flatter side.
 
     Args:
       logits: float array [*batch] or [*batch, C], decision values.
@@ -155,9 +159,11 @@ def huber_loss(
 ) -> jax.Array:
     """Huber loss of each prediction: quadratic near the target, linear far from it.
 
-    With e = |predictions - targets|: loss = e^2 / 2 for e <= delta, delta (e - delta / 2) beyond. Gradient:
-    sign(predictions - targets) min(e, delta); the second derivative is 1 for e < delta and else 0, at the kink that of
-    the flatter side.
+      loss = e^2 / 2  for |e| <= delta,  delta (|e| - delta / 2)  else,  with  e = x - t
+      dloss/dx = sign(e) min(|e|, delta)
+
+    x are the `predictions`, t the `targets`. The second derivative is 1 for |e| < delta and else 0, at the kink that
+    of the flatter side.
 
     Args:
       predictions: float array of any shape.

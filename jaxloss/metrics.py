@@ -24,7 +24,9 @@ def hamming_loss(
 ) -> jax.Array:
     """Hamming loss: whether each label is predicted wrongly; its mean is the fraction of wrong labels.
 
-    loss = 1 if the prediction differs from the label, else 0. Not differentiable: the gradient is 0.
+      loss = 1  where the prediction differs from the label,  0  else
+
+    Not differentiable: the gradient is 0.
 
     Args:
       predictions: array [*batch, C] of 0/1 or booleans, such as logits > 0; or class ids, such as
@@ -65,7 +67,9 @@ def zero_one_loss(
 ) -> jax.Array:
     """Zero-one loss: whether any label of a row is predicted wrongly; its mean is the fraction of rows not all right.
 
-    loss = 1 if the predictions of a row differ from its labels anywhere, else 0. Not differentiable: the gradient is 0.
+      loss = 1  where any prediction of the row differs from its label,  0  else
+
+    Not differentiable: the gradient is 0.
 
     Args:
       predictions: array [*batch, C] of 0/1 or booleans, such as logits > 0; or, with axis=None, class ids, such as
@@ -109,8 +113,10 @@ def label_ranking_loss(
 ) -> jax.Array:
     """Label ranking loss: share of the pairs of a relevant and an irrelevant label that are in the wrong order.
 
-    loss = mean_ij [z_j >= z_i], i relevant, j irrelevant, z the scores; a tie is wrong, as in scikit-learn. In
-    O(C log C), by sorting. Not differentiable: the gradient is 0 (see `ranking.pairwise_ranking_loss`).
+      loss = 1 / N sum_ij [z_j >= z_i]  over the N pairs of relevant i and irrelevant j
+
+    z are the scores; a tie is wrong, as in scikit-learn. In O(C log C), by sorting. Not differentiable: the
+    gradient is 0 (see `pairwise_ranking_loss`).
 
     Args:
       scores: float array [*batch, C], a score of each label: logits or probabilities. Note the order: scikit-learn has

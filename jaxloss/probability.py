@@ -28,10 +28,13 @@ def cross_entropy(
 ) -> jax.Array:
     """Cross-entropy of probabilities with class ids or a distribution.
 
-    loss = -log p_y for an id, sum_c t_c (-log p_c) for a distribution; terms with t_c = 0 are exactly 0. Gradient:
-    -t_c / p_c, at p_c = 0 that of the least normal number. Entries up to 8 eps outside [0, 1], as sums that are rounded
-    end, count as 0 or 1; farther out the loss is NaN. Keras clips p to [1e-7, 1 - 1e-7]: for its numbers pass
-    `jnp.clip(probs, 1e-7, 1 - 1e-7)`.
+      loss = -log p_y  for an id y
+      loss = sum_c t_c (-log p_c)  for a distribution t
+      dloss/dp_c = -t_c / p_c
+
+    Terms with t_c = 0 are exactly 0; the gradient at p_c = 0 is that of the least normal number. Entries up to 8
+    eps outside [0, 1], as sums that are rounded end, count as 0 or 1; farther out the loss is NaN. Keras clips p to
+    [1e-7, 1 - 1e-7]: for its numbers pass `jnp.clip(probs, 1e-7, 1 - 1e-7)`.
 
     Args:
       probs: float array [*batch, C] of probabilities in [0, 1]; they are not normalized.
@@ -74,8 +77,11 @@ def negative_log_likelihood(
 ) -> jax.Array:
     """Negative log-likelihood of log-probabilities under class ids or a distribution.
 
-    loss = -log p_y for an id, sum_c t_c (-log p_c) for a distribution; terms with t_c = 0 are exactly 0. Gradient:
-    -t_c. Entries up to 8 eps above 0 count as 0. torch's `nll_loss` is `mean` of it.
+      loss = -log p_y  for an id y
+      loss = sum_c t_c (-log p_c)  for a distribution t
+      dloss/d(log p_c) = -t_c
+
+    Terms with t_c = 0 are exactly 0. Entries up to 8 eps above 0 count as 0. torch's `nll_loss` is `mean` of it.
 
     Args:
       log_probs: float array [*batch, C] of logarithms of probabilities; they are not normalized.
@@ -124,11 +130,13 @@ def binary_cross_entropy(
 ) -> jax.Array:
     """Binary cross-entropy of each probability, for binary and multi-label targets.
 
-    loss = pos_weight t (-log p) + (1 - t) (-log(1 - p)); terms with a coefficient of 0 are exactly 0. Gradient:
-    (1 - t) / (1 - p) - pos_weight t / p, at p = 0 and 1 with the least normal number as divisor. Entries up to 8 eps
-    outside [0, 1], as sums that are rounded end, count as 0 or 1; farther out the loss is NaN. torch clamps the
-    logarithms at -100, Keras clips p to [1e-7, 1 - 1e-7]: for Keras' numbers pass `jnp.clip(probs, 1e-7, 1 - 1e-7)`,
-    for torch's take the minimum with 100 where the labels are hard.
+      loss = w t (-log p) + (1 - t) (-log(1 - p)),  w  being `pos_weight`, or 1
+      dloss/dp = (1 - t) / (1 - p) - (w t) / p
+
+    Terms with a coefficient of 0 are exactly 0; the gradient at p = 0 and 1 has the least normal number as divisor.
+    Entries up to 8 eps outside [0, 1], as sums that are rounded end, count as 0 or 1; farther out the loss is NaN.
+    torch clamps the logarithms at -100, Keras clips p to [1e-7, 1 - 1e-7]: for Keras' numbers pass
+    `jnp.clip(probs, 1e-7, 1 - 1e-7)`, for torch's take the minimum with 100 where the labels are hard.
 
     Args:
       probs: float array [*batch] or [*batch, C] of probabilities in [0, 1].

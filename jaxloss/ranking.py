@@ -31,9 +31,12 @@ def pairwise_ranking_loss(
 ) -> jax.Array:
     """Mean over pairs of a relevant and an irrelevant label of a surrogate for their being in the wrong order.
 
-    loss = mean_ij phi(z_j - z_i), phi(d) = log(1 + exp(d)) ("logistic") or max(0, 1 + d) ("hinge"). Gradient:
-    sum_i phi'(z_j - z_i) / N for j, -sum_j phi'(z_j - z_i) / N for i, N the number of pairs; phi' = sigmoid, or 1 for
-    d > -1 and else 0, so that the Hessian of the hinge is 0. The hinge takes O(C log C), by sorting. The logistic
+      loss = 1 / N sum_ij phi(z_j - z_i)  over the N pairs of relevant i and irrelevant j
+      phi(d) = log(1 + exp(d))  (logistic),  max(0, 1 + d)  (hinge)
+      dloss/dz_j = 1 / N sum_i phi'(z_j - z_i),  dloss/dz_i = -1 / N sum_j phi'(z_j - z_i)
+      phi'(d) = sigmoid(d)  (logistic),  [d > -1]  (hinge)
+
+    The Hessian of the hinge is 0. The hinge takes O(C log C), by sorting. The logistic
     surrogate takes O(C K), K being the size of the smaller of the two sets in the row where that is largest (C^2 under
     `vmap` and for second derivatives), in blocks of labels: on CPU and for second derivatives an array
     [*batch, block, C] has at most 2^20 elements, or one label (under `vmap` for each row). GPUs and TPUs hold no such
@@ -85,8 +88,12 @@ def log_sum_exp_pairwise_loss(
 ) -> jax.Array:
     """Log-sum-exp pairwise loss (LSEP): a smooth bound on the worst pair of a relevant and an irrelevant label.
 
-    loss = log(1 + sum_ij exp(z_j - z_i)), by l = log sum_j exp(z_j) + log sum_i exp(-z_i), in O(C). Gradient:
-    sigmoid(l) times the softmax of z over the irrelevant labels, and -sigmoid(l) times that of -z over the relevant.
+      loss = log(1 + sum_ij exp(z_j - z_i)) = log(1 + exp(l))  over relevant i and irrelevant j
+      l = log sum_j exp(z_j) + log sum_i exp(-z_i)
+      dloss/dz_j = sigmoid(l) exp(z_j) / (sum_k exp(z_k))  over irrelevant k
+      dloss/dz_i = -sigmoid(l) exp(-z_i) / (sum_k exp(-z_k))  over relevant k
+
+    Found in O(C), without pairs.
 
     Args:
       logits: float array [*batch, C], a score of each label; -inf and inf are the ends of the scale.
@@ -125,8 +132,9 @@ def log_sum_exp_pairwise_loss(
 def zlpr_loss(logits: ArrayLike, labels: ArrayLike, axis: int = -1, where: ArrayLike | None = None) -> jax.Array:
     """Zero-bounded log-sum-exp and pairwise rank-based loss (ZLPR): LSEP with a threshold label of score 0.
 
-    loss = log(1 + sum_i exp(-z_i)) + log(1 + sum_j exp(z_j)). Gradient: exp(z_j) / (1 + sum_k exp(z_k)) for j, k over
-    the irrelevant labels, and -exp(-z_i) / (1 + sum_k exp(-z_k)) for i, k over the relevant.
+      loss = log(1 + sum_i exp(-z_i)) + log(1 + sum_j exp(z_j))  over relevant i and irrelevant j
+      dloss/dz_j = exp(z_j) / (1 + sum_k exp(z_k))  over irrelevant k
+      dloss/dz_i = -exp(-z_i) / (1 + sum_k exp(-z_k))  over relevant k
 
     Args:
       logits: float array [*batch, C], a score of each label; -inf and inf are the ends of the scale.
@@ -168,8 +176,8 @@ def soft_hamming_loss(
 ) -> jax.Array:
     """Expected Hamming loss: the share of labels that independent draws with probabilities p get wrong.
 
-    loss = mean_c (t_c (1 - p_c) + (1 - t_c) p_c) over the labels t of a row that are known. Gradient:
-    (1 - 2 t_c) p_c (1 - p_c) / C.
+      loss = 1 / C sum_c (t_c (1 - p_c) + (1 - t_c) p_c)  over the C labels that are known
+      dloss/dz_c = 1 / C (1 - 2 t_c) p_c (1 - p_c)
 
     Args:
       logits: float array [*batch, C], log-odds of each label.

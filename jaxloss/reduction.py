@@ -214,9 +214,11 @@ def mean(
 ) -> jax.Array:
     """Mean of losses, weighted, over those kept.
 
-    sum(weights * losses) / sum(weights), both over the entries where `where` is true. It needs losses that were given
-    the same mask, or whose inputs are valid everywhere: a loss of NaN that is left out here alone has no effect on the
-    mean, but makes its gradient NaN. `masked_loss` takes the mask once, for both.
+      mean = (sum_i w_i loss_i) / (sum_i w_i)  over the entries i that `where` keeps
+
+    It needs losses that were given the same mask, or whose inputs are valid everywhere: a loss of NaN that is left
+    out here alone has no effect on the mean, but makes its gradient NaN. `masked_loss` takes the mask once, for
+    both.
 
     Args:
       losses: float array of any shape.

@@ -30,7 +30,8 @@ def sigmoid_binary_cross_entropy(
 ) -> jax.Array:
     """Binary cross-entropy of each logit, for binary and multi-label targets.
 
-    loss = pos_weight t (-log p) + (1 - t) (-log(1 - p)). Gradient: (1 - t) p - pos_weight t (1 - p).
+      loss = w t (-log p) + (1 - t) (-log(1 - p)),  w  being `pos_weight`, or 1
+      dloss/dz = (1 - t) p - w t (1 - p)
 
     Args:
       logits: float array [*batch] or [*batch, C], log-odds of a positive.
@@ -85,10 +86,14 @@ def sigmoid_focal_loss(
 ) -> jax.Array:
     """Focal loss of each logit, for binary and multi-label targets: fades where the label is already likely.
 
-    With p_t = t p + (1 - t) (1 - p): loss = a_t (1 - p_t)^gamma (t (-log p) + (1 - t) (-log(1 - p))), where
-    a_t = alpha t + (1 - alpha) (1 - t), or 1 for alpha = None. Gradient for t = 1:
-    -alpha (1 - p)^gamma ((1 - p) + gamma p (-log p)), and its mirror image for t = 0. With label smoothing, t in p_t
-    and a_t is the smoothed label, as in Keras. docs/semantics.md has p_t of the given label.
+      loss = a_t (1 - p_t)^gamma (t (-log p) + (1 - t) (-log(1 - p)))
+      p_t = t p + (1 - t) (1 - p)
+      a_t = alpha t + (1 - alpha) (1 - t),  or 1 without alpha
+      dloss/dz = -a_t (1 - p)^gamma ((1 - p) + gamma p (-log p))  for t = 1
+      dloss/dz = a_t p^gamma (p + gamma (1 - p) (-log(1 - p)))  for t = 0
+
+    With label smoothing, t in p_t and a_t is the smoothed label, as in Keras. docs/semantics.md has p_t of the
+    given label.
 
     Args:
       logits: float array [*batch] or [*batch, C], log-odds of a positive.
@@ -149,9 +154,11 @@ def asymmetric_loss(
 ) -> jax.Array:
     """Asymmetric loss of each logit, for multi-label targets with few positives: easy negatives fade and are dropped.
 
-    With p_m = max(p - clip, 0): loss = t (1 - p)^gamma_positive (-log p) + (1 - t) p_m^gamma_negative (-log(1 - p_m)).
-    Gradient for t = 1: -(1 - p)^gamma_positive ((1 - p) + gamma_positive p (-log p)); for t = 0 and p > clip, with n =
-    gamma_negative: p (1 - p) p_m^n (n (-log(1 - p_m)) / p_m + 1 / (1 - p_m)); 0 for p <= clip.
+      loss = t (1 - p)^a (-log p) + (1 - t) p_m^b (-log(1 - p_m)),  with  p_m = max(p - m, 0)
+      dloss/dz = -(1 - p)^a ((1 - p) + a p (-log p))  for t = 1
+      dloss/dz = p (1 - p) p_m^b (b (-log(1 - p_m)) / p_m + 1 / (1 - p_m))  for t = 0, p > m,  0  for p <= m
+
+    a is `gamma_positive`, b `gamma_negative` and m `clip`.
 
     Args:
       logits: float array [*batch] or [*batch, C], log-odds of a positive.

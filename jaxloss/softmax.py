@@ -28,8 +28,10 @@ def softmax_cross_entropy(
 ) -> jax.Array:
     """Cross-entropy of softmax probabilities with class ids or a distribution.
 
-    loss = -log p_y for an id, sum_c t_c (-log p_c) for a distribution. Gradient: p_j for j != y and -(1 - p_y) for the
-    label; p_j sum(t) - t_j for a distribution, formed as p_j (sum(t) - t_j) - t_j (1 - p_j).
+      loss = -log p_y  for an id y
+      loss = sum_c t_c (-log p_c)  for a distribution t
+      dloss/dz_j = p_j  for j != y,  dloss/dz_y = -(1 - p_y)
+      dloss/dz_j = p_j (T - t_j) - t_j (1 - p_j)  for a distribution,  T = sum_c t_c
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
@@ -82,7 +84,8 @@ def softmax_cross_entropy_with_integer_labels(
 ) -> jax.Array:
     """Cross-entropy of softmax probabilities with class ids: `softmax_cross_entropy` under optax's name for ids.
 
-    loss = -log p_y. Gradient: p_j for j != y and -(1 - p_y) for the label.
+      loss = -log p_y
+      dloss/dz_j = p_j  for j != y,  dloss/dz_y = -(1 - p_y)
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
@@ -135,10 +138,13 @@ def softmax_focal_loss(
 ) -> jax.Array:
     """Focal loss of softmax probabilities: cross-entropy that fades for rows already classified well.
 
-    loss = (1 - p_y)^gamma (-log p_y) for an id, sum_c t_c (1 - p_c)^gamma (-log p_c) for a distribution. Gradient with
-    w = (1 - p_y)^gamma: -w ((1 - p_y) + gamma p_y (-log p_y)) by z_y, and that times -p_j / (1 - p_y) for j != y.
-    Label smoothing changes t alone: each class has the focal factor of its own p_c, as in Keras. docs/semantics.md has
-    the two other conventions, one factor for the row, of p_y or of the smoothed cross-entropy.
+      loss = (1 - p_y)^gamma (-log p_y)  for an id y
+      loss = sum_c t_c (1 - p_c)^gamma (-log p_c)  for a distribution t
+      dloss/dz_y = -(1 - p_y)^gamma ((1 - p_y) + gamma p_y (-log p_y))
+      dloss/dz_j = -p_j / (1 - p_y) dloss/dz_y  for j != y
+
+    Label smoothing changes t alone: each class has the focal factor of its own p_c, as in Keras. docs/semantics.md
+    has the two other conventions, one factor for the row, of p_y or of the smoothed cross-entropy.
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
@@ -193,8 +199,10 @@ def poly_loss_cross_entropy(
 ) -> jax.Array:
     """Poly-1 loss: cross-entropy plus a multiple of the first term of its Taylor series in 1 - p.
 
-    loss = -log p_y + epsilon (1 - p_y) for an id, sum_c t_c (-log p_c + epsilon (1 - p_c)) for a distribution.
-    Gradient: dl/dz_y = -(1 - p_y) (1 + epsilon p_y), and that times -p_j / (1 - p_y) for j != y.
+      loss = -log p_y + epsilon (1 - p_y)  for an id y
+      loss = sum_c t_c (-log p_c + epsilon (1 - p_c))  for a distribution t
+      dloss/dz_y = -(1 - p_y) (1 + epsilon p_y)
+      dloss/dz_j = p_j (1 + epsilon p_y)  for j != y
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
@@ -248,8 +256,10 @@ def generalized_cross_entropy(
 ) -> jax.Array:
     """Generalized cross-entropy, robust to wrong labels: between cross-entropy (q = 0) and 1 - p (q = 1).
 
-    loss = (1 - p_y^q) / q for an id, sum_c t_c (1 - p_c^q) / q for a distribution. Gradient:
-    dl/dz_y = -p_y^q (1 - p_y), and that times -p_j / (1 - p_y) for j != y.
+      loss = (1 - p_y^q) / q  for an id y
+      loss = sum_c t_c (1 - p_c^q) / q  for a distribution t
+      dloss/dz_y = -p_y^q (1 - p_y)
+      dloss/dz_j = p_y^q p_j  for j != y
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.

@@ -5,35 +5,15 @@ Below, z is a row of logits, d_j = z_j - max z, t a distribution as label. Every
 
 from __future__ import annotations
 
-import functools
-from typing import Any, cast
-
 import jax
-import jax.numpy as jnp
-import numpy as np
 
+from jaxloss._core.alpha import ordered
 from jaxloss._core.annotations import ArrayLike, Axis, AxisName
 from jaxloss._core.arguments import sigmoid_elements
 from jaxloss._core.compose import sigmoid_loss
 from jaxloss._core.hessians import elementwise_hessian
-from jaxloss._core.options import KNOWN, Function, compiled, public
+from jaxloss._core.options import compiled, public
 from jaxloss._core.projection import projection, projection_hessian, projection_loss, sparse_sigmoid_loss
-
-
-def _order(function: Function) -> Function:
-    """Checks `alpha` given as a Python number; the default 1.5 takes no part in the compiled program."""
-
-    @functools.wraps(function)
-    def wrapper(*args, alpha: Any = 1.5, **options):
-        if isinstance(alpha, int | float | np.integer | np.floating):
-            if not 1 <= alpha <= 2:
-                raise ValueError(f"{function.__name__}: `alpha` must be in [1, 2]; got {alpha:g}.")
-            alpha = None if alpha == 1.5 else jnp.asarray(float(alpha))
-        return function(*args, alpha=alpha, **options)
-
-    known = KNOWN[function]
-    KNOWN[wrapper] = known._replace(hessian=known.hessian and _order(known.hessian))
-    return cast(Function, wrapper)
 
 
 @compiled
@@ -42,8 +22,8 @@ def sparsemax(
 ) -> jax.Array:
     """Sparsemax: the point of the probability simplex nearest to the logits, with exact zeros.
 
-    p_j = [z_j - tau]_+ with tau such that sum_j p_j = 1. Derivative, S being the classes with p_j > 0:
-    dp_j = dz_j - mean_S(dz) on S, 0 elsewhere.
+      p_j = [z_j - tau]_+  with tau such that  sum_j p_j = 1
+      dp_j = dz_j - 1 / K sum_k dz_k  over the K classes of p_k > 0,  dp_j = 0  elsewhere
 
     Args:
       logits: float array [*batch, C], scores; -inf is probability 0.
@@ -79,8 +59,8 @@ def entmax15(
 ) -> jax.Array:
     """1.5-entmax: between softmax and sparsemax, with exact zeros and a continuous derivative.
 
-    p_j = [z_j / 2 - tau]_+^2 with tau such that sum_j p_j = 1. Derivative, with S_j = sqrt(p_j):
-    dp_j = S_j (dz_j - sum_k S_k dz_k / sum_k S_k).
+      p_j = [z_j / 2 - tau]_+^2  with tau such that  sum_j p_j = 1
+      dp_j = S_j (dz_j - (sum_k S_k dz_k) / (sum_k S_k)),  with  S_j = sqrt(p_j)
 
     Args:
       logits: float array [*batch, C], scores; -inf is probability 0.
@@ -110,7 +90,7 @@ def entmax15(
     return projection("entmax15", logits, axis, where, axis_name, 2)
 
 
-@_order
+@ordered
 @compiled
 def entmax(
     logits: ArrayLike,
@@ -122,8 +102,9 @@ def entmax(
 ) -> jax.Array:
     """Entmax: the family of sparse probabilities from softmax (alpha = 1) to sparsemax (alpha = 2).
 
-    With b = alpha - 1: p_j = [b z_j - tau]_+^(1/b), tau such that sum_j p_j = 1. Derivative, with S_j = p_j^(2 - alpha)
-    where p_j > 0, else 0: dp_j = S_j (u_j - sum_k S_k u_k / sum_k S_k), u_j = dz_j - dalpha (d/db) (p_j^b - 1) / b.
+      p_j = [b z_j - tau]_+^(1/b),  b = alpha - 1,  with tau such that  sum_j p_j = 1
+      dp_j = S_j (u_j - (sum_k S_k u_k) / (sum_k S_k)),  with  S_j = p_j^(2 - alpha)  for p_j > 0,  0  else
+      u_j = dz_j - dalpha d/db (p_j^b - 1) / b
 
     Args:
       logits: float array [*batch, C], scores; -inf is probability 0.
@@ -167,8 +148,10 @@ def sparsemax_loss(
 ) -> jax.Array:
     """Binary sparsemax loss of each logit, for binary and multi-label targets: exactly 0 beyond a margin.
 
-    With p = clip((1 + z) / 2, 0, 1): loss = (t - p)^2 + (1 - t) [z - 1]_+ + t [-1 - z]_+. Gradient: p - t, formed as
-    (1 - t) p - t (1 - p); the second derivative is 1/2 for |z| < 1 and else 0, at the kinks that of the flatter side.
+      loss = (t - p)^2 + (1 - t) [z - 1]_+ + t [-1 - z]_+,  with  p = min(max((1 + z) / 2, 0), 1)
+      dloss/dz = (1 - t) p - t (1 - p) = p - t
+
+    The second derivative is 1/2 for -1 < z < 1 and else 0, at the kinks that of the flatter side.
 
     Args:
       logits: float array [*batch] or [*batch, C], log-odds of a positive.
@@ -214,8 +197,11 @@ def multiclass_sparsemax_loss(
 ) -> jax.Array:
     """Sparsemax loss with class ids, distributions or multi-hot labels: exactly 0 beyond a margin.
 
-    With p = sparsemax(z) and w = max p: loss = sum_j (t_j - p_j)^2 / 2 + t_j [-(w + d_j)]_+. Gradient: p - t, formed as
-    p_j (1 - t_j) - t_j (1 - p_j). t is divided by its sum: multi-hot labels become uniform; a row of zeros gives 0.
+      loss = sum_j ((t_j - p_j)^2 / 2 + t_j [-(w + d_j)]_+)
+      p = sparsemax(z), w = max_j p_j, d_j = z_j - max_k z_k
+      dloss/dz_j = p_j (1 - t_j) - t_j (1 - p_j) = p_j - t_j
+
+    t is divided by its sum: multi-hot labels become uniform; a row of zeros gives 0.
 
     Args:
       logits: float array [*batch, C], scores; -inf is probability 0.
@@ -250,7 +236,7 @@ def multiclass_sparsemax_loss(
     return projection_loss(class_weights, "multiclass_sparsemax_loss", logits, labels, axis, where, axis_name, 1)
 
 
-@_order
+@ordered
 @public(projection_hessian(2))
 def entmax_loss(
     logits: ArrayLike,
@@ -264,9 +250,11 @@ def entmax_loss(
 ) -> jax.Array:
     """Entmax loss with class ids, distributions or multi-hot labels: from cross-entropy to sparsemax loss.
 
-    With p = entmax(z), b = alpha - 1, Omega(p) = sum_j (p_j^alpha - p_j) / (alpha b):
-    loss = Omega(t) - Omega(p) - sum_j z_j (t_j - p_j), added up from terms >= 0. Gradient: p - t, formed as
-    p_j (1 - t_j) - t_j (1 - p_j). t is divided by its sum: multi-hot labels become uniform; a row of zeros gives 0.
+      loss = Omega(t) - Omega(p) - sum_j z_j (t_j - p_j),  with  p = entmax(z)
+      Omega(p) = sum_j (p_j^alpha - p_j) / (alpha (alpha - 1))
+      dloss/dz_j = p_j (1 - t_j) - t_j (1 - p_j) = p_j - t_j
+
+    Added up from terms >= 0. t is divided by its sum: multi-hot labels become uniform; a row of zeros gives 0.
 
     Args:
       logits: float array [*batch, C], scores; -inf is probability 0.

@@ -82,7 +82,7 @@ def softmax_statistics(
       0.045678
 
     Reference:
-      Section "The one idea" of docs/measurements/numerics.md.
+      Section "The one idea" of the page "Numerics" (docs/measurements/numerics.md).
     """
     rows = softmax_rows("softmax_statistics", logits, labels, axis, where, axis_name)
     classes, ids = rows.classes, rows.ids

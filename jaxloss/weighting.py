@@ -36,8 +36,10 @@ def _counts(name: str, key: str, given: ArrayLike) -> jax.Array:
 def balanced_class_weights(counts: ArrayLike) -> jax.Array:
     """Weights inverse to the frequency of each class.
 
-    w_c = sum(n) / (K n_c), K being the number of classes seen; classes never seen have weight 0. Weighted by them,
-    every class seen carries the same total, and the weights of the examples seen average 1.
+      w_c = (sum_k n_k) / (K n_c)
+
+    K is the number of classes seen; classes never seen have weight 0. Weighted by them, every class seen carries
+    the same total, and the weights of the examples seen average 1.
 
     Args:
       counts: integer or float array [C], examples n_c seen of each class, for example `jnp.bincount(labels, length=C)`,
@@ -74,8 +76,9 @@ def _over_seen(counts: jax.Array, numerator: jax.Array) -> jax.Array:
 def effective_number_weights(counts: ArrayLike, beta: ArrayLike) -> jax.Array:
     """Weights inverse to the effective number of examples of each class.
 
-    w_c in proportion to (1 - beta) / (1 - beta^n_c), scaled so that the classes seen average 1; classes never seen have
-    weight 0. beta = 0 weighs the classes seen alike, beta -> 1 by inverse frequency.
+      w_c = s (1 - beta) / (1 - beta^n_c)  with s such that the classes seen average 1
+
+    Classes never seen have weight 0. beta = 0 weighs the classes seen alike, beta -> 1 by inverse frequency.
 
     Args:
       counts: integer or float array [C], examples n_c seen of each class, for example `jnp.bincount(labels, length=C)`,
@@ -115,7 +118,7 @@ def effective_number_weights(counts: ArrayLike, beta: ArrayLike) -> jax.Array:
 def balanced_pos_weight(positives: ArrayLike, negatives: ArrayLike) -> jax.Array:
     """Weight of the positive part of a binary loss that balances it with the negative part.
 
-    negatives / positives; 0 where no positive was seen.
+      w = negatives / positives  or 0 where no positive was seen
 
     Args:
       positives: integer or float array of any shape, positives seen (of each label).
