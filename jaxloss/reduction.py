@@ -238,7 +238,7 @@ def mean(
 
     Identities:
       `weights=class_weights[labels]` with unweighted losses is the weighted mean of torch.nn.CrossEntropyLoss for ids
-      without label smoothing; docs/migration.md has it with smoothing.
+      without label smoothing; docs/coming_from/pytorch.md has it with smoothing.
 
     Example:
       >>> import jax.numpy as jnp, jaxloss

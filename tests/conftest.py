@@ -12,8 +12,6 @@ import pytest
 from jaxloss._core import classes, platforms
 from tests import cases, jaxprs
 
-collect_ignore = ["data_keras.py", "data_torch.py"]  # they import what the tests do not need
-
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

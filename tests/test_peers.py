@@ -1,7 +1,4 @@
-"""The numbers of optax (in the same run) and of torch (recorded in torch.json by `python -m tests.data_torch`)."""
-
-import json
-from pathlib import Path
+"""The numbers of optax and scikit-learn, on random inputs; tests/test_coming_from.py has those of other libraries."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +9,6 @@ from sklearn.linear_model import SGDClassifier
 
 import jaxloss
 from tests import cases
-
-KERAS = json.loads(Path(__file__).with_name("keras.json").read_text())
-TORCH = json.loads(Path(__file__).with_name("torch.json").read_text())
-LOGITS, IDS = np.array(TORCH["logits"], np.float32), np.array(TORCH["ids"])
-SOFT, MULTI, WEIGHTS = (np.array(TORCH[key], np.float32) for key in ("soft", "multi", "weights"))
 
 OPTAX = {
     "softmax_cross_entropy": ("soft", (), {}),
@@ -75,63 +67,6 @@ def test_optax_kl_divergence(rng):
     logits, other = cases.logits_for(None, rng), cases.logits_for(None, rng)
     expected = optax.losses.kl_divergence(jax.nn.log_softmax(logits), jax.nn.softmax(other))
     np.testing.assert_allclose(jaxloss.softmax_kl_divergence(logits, other), expected, rtol=1e-5)
-
-
-def test_torch_losses_per_row():
-    loss = jaxloss.softmax_cross_entropy
-    expected = {
-        "none": loss(LOGITS, IDS),
-        "weight_none": loss(LOGITS, IDS, class_weights=WEIGHTS),
-        "smooth_weight_none": loss(LOGITS, IDS, class_weights=WEIGHTS, label_smoothing=0.2),
-        "soft_smooth_weight_none": loss(LOGITS, SOFT, class_weights=WEIGHTS, label_smoothing=0.2),
-        "soft_weight_mean": jaxloss.mean(loss(LOGITS, SOFT, class_weights=WEIGHTS)),
-        "smooth_weight_mean": jaxloss.mean(
-            loss(LOGITS, IDS, class_weights=WEIGHTS, label_smoothing=0.2), normalizer=WEIGHTS[IDS].sum()
-        ),
-        "images": loss(LOGITS.T[None], IDS[None], 1)[0],
-        "bce_pos_weight": jaxloss.sigmoid_binary_cross_entropy(LOGITS, MULTI, pos_weight=WEIGHTS),
-        "multilabel_soft_margin": jaxloss.sigmoid_binary_cross_entropy(LOGITS, MULTI, class_weights=WEIGHTS).mean(1),
-        "bce": jaxloss.binary_cross_entropy(1 / (1 + np.exp(-LOGITS)), MULTI),
-        "bce_soft": jaxloss.binary_cross_entropy(1 / (1 + np.exp(-LOGITS)), SOFT),
-        "nll": jaxloss.negative_log_likelihood(jax.nn.log_softmax(LOGITS), IDS),
-        "huber": jaxloss.huber_loss(LOGITS, SOFT, 0.7),
-        "kl": jaxloss.softmax_kl_divergence(LOGITS, 2 * LOGITS[::-1]),
-    }
-    for key, got in expected.items():
-        np.testing.assert_allclose(got, TORCH[key], rtol=4e-6, err_msg=key)
-
-
-def test_torch_means():
-    """torch divides by the sum of the weights of the targets; labels that it ignores count nowhere."""
-    losses = jaxloss.softmax_cross_entropy(LOGITS, IDS)
-    np.testing.assert_allclose(jaxloss.mean(losses, weights=WEIGHTS[IDS]), TORCH["weight_mean"], rtol=1e-6)
-    log_probs = jax.nn.log_softmax(LOGITS)
-    losses = jaxloss.negative_log_likelihood(log_probs, IDS)
-    np.testing.assert_allclose(jaxloss.mean(losses, weights=WEIGHTS[IDS]), TORCH["nll_weight_mean"], rtol=1e-6)
-    ignored = np.where(np.arange(6) == 2, -100, IDS)
-    where = ignored != -100
-    losses = jaxloss.softmax_cross_entropy(LOGITS, ignored, where=where)
-    once = jaxloss.masked_loss(jaxloss.softmax_cross_entropy, LOGITS, ignored, where).mean()
-    np.testing.assert_allclose(once, TORCH["ignore_mean"], rtol=1e-6)
-    weights = WEIGHTS[np.where(where, ignored, 0)]
-    np.testing.assert_allclose(jaxloss.mean(losses, where, weights), TORCH["ignore_weight_mean"], rtol=1e-6)
-
-
-def test_keras_losses_of_probabilities():
-    """Interior probabilities: Keras clips those near 0 and 1."""
-    probs, ids, soft, multi = (np.array(KERAS[key]) for key in ("probs", "ids", "soft", "multi"))
-    binary = 1 - probs
-    expected = {
-        "sparse": jaxloss.cross_entropy(probs, ids),
-        "categorical": jaxloss.cross_entropy(probs, soft),
-        "categorical_smoothed": jaxloss.cross_entropy(probs, soft, label_smoothing=0.2),
-        "binary": jaxloss.binary_cross_entropy(binary, multi).mean(-1),
-        "binary_smoothed": jaxloss.binary_cross_entropy(binary, multi, label_smoothing=0.2).mean(-1),
-        "squared_hinge": jaxloss.squared_hinge_loss(np.array(KERAS["scores"]), multi).mean(-1),
-        "huber": jaxloss.huber_loss(np.array(KERAS["scores"]), soft, 0.5).mean(-1),
-    }
-    for key, got in expected.items():
-        np.testing.assert_allclose(got, KERAS[key], rtol=4e-6, err_msg=key)
 
 
 @pytest.mark.usefixtures("standard_promotion")
