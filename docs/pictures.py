@@ -332,7 +332,9 @@ def weights_from_counts() -> Figure:
     """Class weights against the count of a class: inverse frequency, and effective numbers for some beta."""
     counts = jnp.asarray(np.round(np.geomspace(1, 10_000, 60)))
     figure, ax = plt.subplots(figsize=(WIDTH, 3.3))
-    lines = {rf"$\beta$ = {beta:g}": jaxloss.effective_number_weights(counts, beta) for beta in (0.9, 0.99, 0.999, 0.9999)}
+    lines = {
+        rf"$\beta$ = {beta:g}": jaxloss.effective_number_weights(counts, beta) for beta in (0.9, 0.99, 0.999, 0.9999)
+    }
     lines = {"inverse frequency": jaxloss.balanced_class_weights(counts), **lines}
     for (name, weights), color, dashes in zip(lines.items(), COLORS, DASHES, strict=False):
         ax.loglog(counts, weights / weights[-1], color=color, linestyle=dashes, label=name)
@@ -364,7 +366,9 @@ def simplex() -> Figure:
             column[1].scatter(*points[of_size].T, zorder=3, clip_on=False, **look)
         column[1].fill(*CORNERS.T, facecolor="none", edgecolor=BLACK, linewidth=1.0)
         for (x, y), text, where in zip(CORNERS, "ABC", ("right", "left", "center"), strict=True):
-            column[1].text(x, y + (0.06 if text == "C" else -0.1), text, ha=where, va="bottom" if text == "C" else "center")
+            column[1].text(
+                x, y + (0.06 if text == "C" else -0.1), text, ha=where, va="bottom" if text == "C" else "center"
+            )
         column[0].set_title(name)
         for ax in column:
             ax.set_aspect("equal")
