@@ -225,10 +225,17 @@ def theirs(table: list[Row]) -> Numbers:
     import torch.nn.functional as F  # noqa: N812
     from torch import nn
 
+    return evaluated(table, {"torch": torch, "F": F, "nn": nn})
+
+
+def evaluated(table: list[Row], library: dict[str, Any]) -> Numbers:
+    """Values and gradients in float64 of expressions of torch."""
+    import torch
+
     def derivatives(row: Row) -> tuple[Any, Any]:
         given = {key: torch.tensor(x) for key, x in data().items()}
         by = given[row.by].requires_grad_()
-        value = eval(row.theirs, {"torch": torch, "F": F, "nn": nn, **given})
+        value = eval(row.theirs, {**library, **given})
         (gradient,) = torch.autograd.grad(value.sum(), by)
         return value.detach().numpy(), gradient.numpy()
 

@@ -20,8 +20,8 @@ import numpy as np
 
 import jaxloss
 
-SOURCES = ("torch", "keras", "optax")
-RECORDED = ("torch", "keras")
+SOURCES = ("torch", "keras", "optax", "timm", "addons", "sklearn")
+RECORDED = ("torch", "keras", "timm")
 HERE = Path(__file__).parent
 PAGES = HERE.parent.parent / "docs" / "coming_from"
 
