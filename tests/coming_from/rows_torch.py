@@ -50,11 +50,27 @@ TABLES = {
         ),
         Row('F.cross_entropy(z, q, ignore_index=-100, reduction="none")', f"{CE}(z, q, where=q != -100)"),
         Row(
+            'F.cross_entropy(z, q, ignore_index=-100, weight=w, reduction="none")',
+            f"{CE}(z, q, where=q != -100, class_weights=w)",
+        ),
+        Row(
+            'F.cross_entropy(z, q, ignore_index=-100, label_smoothing=0.1, reduction="none")',
+            f"{CE}(z, q, where=q != -100, label_smoothing=0.1)",
+        ),
+        Row(
             'F.cross_entropy(z, q, ignore_index=-100, weight=w, label_smoothing=0.1, reduction="none")',
             f"{CE}(z, q, where=q != -100, class_weights=w, label_smoothing=0.1)",
         ),
         Row('F.cross_entropy(z, y, reduction="sum")', f"{CE}(z, y).sum()"),
         Row('F.cross_entropy(z, y, weight=w, reduction="sum")', f"{CE}(z, y, class_weights=w).sum()"),
+        Row(
+            'F.cross_entropy(z, y, weight=w, label_smoothing=0.1, reduction="sum")',
+            f"{CE}(z, y, class_weights=w, label_smoothing=0.1).sum()",
+        ),
+        Row(
+            'F.cross_entropy(z, q, ignore_index=-100, reduction="sum")',
+            f"{CE}(z, q, where=q != -100).sum()",
+        ),
         Row(
             'F.cross_entropy(z, q, ignore_index=-100, weight=w, label_smoothing=0.1, reduction="sum")',
             f"{CE}(z, q, where=q != -100, class_weights=w, label_smoothing=0.1).sum()",
