@@ -45,6 +45,11 @@ TABLES = {
             note="drop the softmax",
         ),
         Row(
+            "CategoricalFocalCrossentropy(alpha=[0.5, 1.0, 2.0])(one_hot, p)",
+            "mean(softmax_focal_loss(jnp.log(p), one_hot, class_weights=jnp.array([0.5, 1.0, 2.0])))",
+            "p",
+        ),
+        Row(
             "CategoricalGeneralizedCrossEntropy(q=0.7)(y, ops.softmax(z))",
             "mean(generalized_cross_entropy(z, y, q=0.7))",
             note="drop the softmax",
@@ -79,6 +84,11 @@ TABLES = {
             "BinaryFocalCrossentropy()(b, ops.sigmoid(z))",
             "mean(sigmoid_focal_loss(z, b))",
             note="drop the sigmoid",
+        ),
+        Row(
+            "BinaryFocalCrossentropy()(b, r)",
+            "mean(sigmoid_focal_loss(jax.scipy.special.logit(r), b))",
+            "r",
         ),
         Row("Hinge()(b, z)", f"mean({HINGE})", note="labels 0 and 1; the hinge of the scores 0 and `z`"),
         Row("SquaredHinge()(b, z)", "mean(squared_hinge_loss(z, b))", note="labels 0 and 1"),

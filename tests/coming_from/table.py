@@ -145,7 +145,7 @@ def rendered(name: str) -> Iterator[tuple[str, str]]:
     module = source(name)
     for key, table in module.TABLES.items():
         notes = any(row.note for row in table)
-        lines = [f"| {module.NAME} | jaxloss |" + " |" * notes, "|---|---|" + "---|" * notes]
+        lines = [f"| {module.NAME} | jaxloss |" + " note |" * notes, "|---|---|" + "---|" * notes]
         for row in table:
             cells = [code(row.theirs), code(row.ours), *([row.note] * notes)]
             lines.append("| " + " | ".join(cells).rstrip() + " |")
