@@ -179,11 +179,16 @@ def keras_offer() -> Offer:
     def by_element(z, t):
         return losses.binary_crossentropy(t, z, from_logits=True) * z.shape[-1]  # a mean over the last axis
 
+    def focal(z, ids):
+        rows = jax.nn.one_hot(ids, z.shape[-1], dtype=z.dtype)
+        return losses.categorical_focal_crossentropy(rows, z, alpha=1.0, gamma=GAMMA, from_logits=True)
+
     return Offer(
         {
             "cross-entropy": lambda z, ids: losses.sparse_categorical_crossentropy(ids, z, from_logits=True),
             "cross-entropy, one-hot": lambda z, t: losses.categorical_crossentropy(t, z, from_logits=True),
             "sigmoid cross-entropy": by_element,
+            "focal": focal,
         }
     )
 
