@@ -27,7 +27,7 @@ TABLES = {
         Row(
             'AsymmetricLossMultiLabel(reduction="sum")(z, b)',
             f"{ASYMMETRIC}).sum()",
-            note="what the paper's code and older releases of timm return",
+            note="the reduction of the paper's code",
         ),
         Row('AsymmetricLossMultiLabel(reduction="none")(z, b)', f"{ASYMMETRIC})"),
         Row(
@@ -78,7 +78,8 @@ ABSENT = {
     "`AsymmetricLossSingleLabel`": "of class ids, not of the paper's formula; `softmax_focal_loss` is the focal loss "
     "of one class of C",
     "`DistributionBalancedLoss`": "weights and biases from the counts of a data set, around a focal loss",
-    "`TwoWayLoss`": "of a whole batch; `log_sum_exp_pairwise_loss` is the half of it that ranks the labels of a row",
+    "`TwoWayLoss`": "of a whole batch; at temperatures of 1, `log_sum_exp_pairwise_loss` is the half of it that "
+    "ranks the labels of a row",
     "`JsdCrossEntropy`": "cross-entropy and a divergence of several augmentations: add `softmax_cross_entropy` and "
     "`softmax_kl_divergence` up",
     "`disable_torch_grad_focal_loss=True`": "a gradient that is not that of the loss",
