@@ -1,10 +1,11 @@
-"""Several processes: two on this machine, with the classes split over both, train as one does.
+"""Two processes on this machine, with the classes split over both, train as one does, also after one was killed.
 
-This file is also the program of each of them: `python test_processes.py PROCESS PORT OUT`.
+This file is also the program of each of them: `python test_processes.py PROCESS PORT FOLDER`.
 """
 
 import faulthandler
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -43,9 +44,11 @@ def language_model():
     return params, ids
 
 
-def train(params, ids, **layout):
-    """Parameters after a step for each batch of ids, and the mean losses, probabilities and accuracies."""
-    optimizer = optax.sgd(1.0, momentum=0.9)  # Adam would hide a gradient that is wrong by a factor
+OPTIMIZER = optax.sgd(1.0, momentum=0.9)  # Adam would hide a gradient that is wrong by a factor
+
+
+def train(state, ids, **layout):
+    """Parameters and moments after a step for each batch of ids, and the mean losses, probabilities and accuracies."""
     names = {"axis_name": layout["axis_name"]} if layout else {}
 
     def word_loss(logits, labels):
@@ -69,19 +72,17 @@ def train(params, ids, **layout):
     def step(state, ids):
         params, moments = state
         (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(params, ids)
-        updates, moments = optimizer.update(gradient, moments, params)
+        updates, moments = OPTIMIZER.update(gradient, moments, params)
         return (optax.apply_updates(params, updates), moments), (value, parts)
 
-    @jax.jit
-    def steps(params, ids):
-        (params, _), logs = jax.lax.scan(step, (params, optimizer.init(params)), ids)
-        return params, logs
-
-    return steps(params, ids)
+    return jax.jit(lambda state, ids: jax.lax.scan(step, state, ids))(state, ids)
 
 
-def work(process: int, port: int, out: str) -> None:
-    """What each process does: its share of the same training. The first one writes the results."""
+def work(process: int, port: int, folder: Path) -> None:
+    """What each process does: its share of the same training. The first one writes the results.
+
+    With no checkpoint in the folder, the second one is killed after the first step; with one, they go on from it.
+    """
     faulthandler.dump_traceback_later(SECONDS, exit=True)  # should the other one be gone, or the test
     jax.distributed.initialize(f"127.0.0.1:{port}", PROCESSES, process, initialization_timeout=SECONDS)
     assert (jax.device_count(), jax.local_device_count()) == (PROCESSES * DEVICES, DEVICES)
@@ -93,12 +94,27 @@ def work(process: int, port: int, out: str) -> None:
         return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda index: x[index])
 
     params, ids = language_model()
-    params = {name: place(x, SPECS.get(name, P())) for name, x in params.items()}
-    params, logs = train(params, place(ids, P(None, "data")), mesh=mesh, batch_spec="data", axis_name="model")
-    assert {len(shard.data.T) for shard in params["kernel"].addressable_shards} == {CLASSES // 4}
-    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))((params, logs))
+    state, checkpoint = (params, OPTIMIZER.init(params)), folder / "checkpoint.npz"
+    goes_on = checkpoint.exists()
+    if goes_on:
+        leaves, structure = jax.tree.flatten(state)
+        with np.load(checkpoint) as saved:  # logs follow the state
+            state = structure.unflatten(saved[name] for name in saved.files[: len(leaves)])
+    ids = ids[1:] if goes_on else ids[:1]
+    state = jax.tree.map_with_path(lambda path, x: place(np.asarray(x), SPECS.get(path[-1].key, P())), state)
+    state, logs = train(state, place(ids, P(None, "data")), mesh=mesh, batch_spec="data", axis_name="model")
+    assert {len(shard.data.T) for shard in state[0]["kernel"].addressable_shards} == {CLASSES // 4}
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))((state, logs))
     if process == 0:
-        np.savez(out, *map(np.asarray, jax.tree.leaves(whole)))
+        written = folder / "unfinished.npz"
+        np.savez(written, *map(np.asarray, jax.tree.leaves(whole)))
+        written.rename(folder / "results.npz" if goes_on else checkpoint)
+    if not goes_on:
+        while not checkpoint.exists():
+            time.sleep(0.05)
+        if process == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(SECONDS)  # as a step would wait for the other one
     jax.distributed.shutdown()
 
 
@@ -129,21 +145,28 @@ def run_all(commands: list[list[str]], env: dict[str, str], folder: Path) -> Non
 
 
 @pytest.mark.usefixtures("standard_promotion")
-def test_classes_split_over_two_processes(tmp_path):
+def test_classes_split_over_two_processes_of_which_one_is_killed(tmp_path):
     params, ids = language_model()
     with jax.default_device(jax.devices("cpu")[0]):
-        expected = jax.tree.leaves(train(params, ids))
+        state, logs = train((params, OPTIMIZER.init(params)), ids)
+    expected = jax.tree.leaves((state, jax.tree.map(lambda x: x[1:], logs)))
     moved = [np.max(np.abs(a - b)) for a, b in zip(expected, jax.tree.leaves(params), strict=False)]
     assert min(moved) > 0.01, moved
-    out, port = tmp_path / "results.npz", free_port()
     flags = f"--xla_force_host_platform_device_count={DEVICES}"
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    run_all([[sys.executable, __file__, str(i), str(port), str(out)] for i in range(PROCESSES)], env, tmp_path)
-    with np.load(out) as found:
+
+    def run():
+        port = free_port()
+        run_all([[sys.executable, __file__, str(i), str(port), str(tmp_path)] for i in range(PROCESSES)], env, tmp_path)
+
+    with pytest.raises(AssertionError, match=r"one failed; exit codes \[None, -9\]"):
+        run()
+    run()
+    with np.load(tmp_path / "results.npz") as found:
         assert len(found.files) == len(expected)
         for name, b in zip(found.files, expected, strict=True):
             np.testing.assert_allclose(found[name], b, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    work(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
