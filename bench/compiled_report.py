@@ -1,7 +1,7 @@
 """Compiles for targets, each in a process of its own, and writes what came: a table, a JSON file and a plot.
 
 `python -m bench.compiled_report RESULTS.json ...` puts the table of
-docs/measurements/performance.md together from such files.
+docs/measurements/compiled.md together from such files.
 """
 
 import itertools
@@ -40,7 +40,7 @@ NOTE = (
     "of their shape, read once and the gradient written once (linear: hidden states, kernel and both gradients); "
     "kernels: launches; model: the TPU compiler's own estimate of the time, where it has one and nothing loops."
 )
-DOCS = Path(__file__).parents[1] / "docs" / "measurements" / "performance.md"
+DOCS = Path(__file__).parents[1] / "docs" / "measurements" / "compiled.md"
 BEGIN, END = "<!-- compiled: made by python -m bench.compiled_report -->\n", "<!-- compiled: end -->\n"
 SHOWN = ("jaxloss", "optax", "plain JAX")
 
@@ -102,25 +102,30 @@ def _shown(row: dict) -> dict:
 
 
 def summary(rows: list[dict]) -> str:
-    """A line for each loss, shape, dtype and mode; a column for each target and provider."""
+    """A line for each loss, shape, dtype and mode; a column for each target, with all providers in their order."""
     targets = list(dict.fromkeys(row["target"] for row in rows))
     names = ("question", "loss", "shape", "dtype", "mode")
     found = {(*(row[name] for name in names), row["target"], row["provider"]): row for row in rows}
     keys = [key for key in dict.fromkeys(k[:-2] for k in found) if key[0] not in ("linear", "sharded")]
-    columns = {name: name for name in names[1:]} | {"limit": "limit"}
-    columns |= {(t, p): f"{t}, {p}" for t in targets for p in SHOWN}
+    columns = {"loss": "loss", "case": "logits", "limit": "limit"} | {t: t for t in targets}
     columns |= {(t, "model"): f"{t}, ms" for t in targets if TARGETS[t].platform == "tpu"}
     lines = []
     for key in keys:
-        line = dict.fromkeys(columns) | dict(zip(names, key, strict=True))
+        line: dict = dict.fromkeys(columns) | {"loss": key[1], "case": " ".join(key[2:])}
         for target in targets:
-            own = {p: found[(*key, target, p)] for p in SHOWN if (*key, target, p) in found}
-            line |= {(target, p): _amount(row) for p, row in own.items()}
-            line["limit"] = f"{next(iter(own.values()))['limit']:.1f}" if own else line["limit"]
-            times = [f"{row['model_ms']:.2f}" if row.get("model_ms") else "-" for row in own.values()]
-            line[target, "model"] = " / ".join(times)
+            own = [found.get((*key, target, p)) for p in SHOWN]
+            line[target] = _joined([row and _amount(row) for row in own])
+            line["limit"] = next((f"{row['limit']:.1f}" for row in own if row), line["limit"])
+            line[target, "model"] = _joined([row and row.get("model_ms") and f"{row['model_ms']:.2f}" for row in own])
         lines.append(line)
     return report.table(lines, columns) + "\n"
+
+
+def _joined(cells: list[str | None]) -> str:
+    """In the order of the providers, a dash for what is not offered, without dashes at the end."""
+    while len(cells) > 1 and not cells[-1]:
+        cells = cells[:-1]
+    return " / ".join(cell or "-" for cell in cells)
 
 
 def _amount(row: dict) -> str:

@@ -74,6 +74,7 @@ html_theme = "furo"
 html_title = "jaxloss"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
 html_copy_source = False
 pygments_style = "friendly"
@@ -146,6 +147,8 @@ def present_pages(app, docname, source):
         lines = source[0].splitlines()
         there = [x for x in lines if not re.fullmatch(r"\w+(/index)?", x) or (HERE / f"{x}.md").exists()]
         source[0] = "\n".join(there)
+        if not (HERE / "gallery" / "index.md").exists():
+            source[0] = source[0].replace(":link: gallery/index", ":link: guide/index")
 
 
 def setup(app):

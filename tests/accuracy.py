@@ -5,6 +5,7 @@ if each logit had been moved by no more than its own rounding. A loss that holds
 of focal loss, q of generalized cross-entropy) answers 1 + k times as steeply to that.
 """
 
+import csv
 import platform
 import sys
 from collections.abc import Iterator
@@ -93,38 +94,81 @@ def element_errors(case: cases.Case, dtype) -> Iterator:
         yield Error(regime, value.max(), gradient.max(), gradient.max(), ratio)
 
 
-def table() -> str:
-    """The whole table as Markdown."""
-    lines = [
-        "# Accuracy",
-        "",
-        "Worst errors in units of the last place of the exact result (mpmath, 250 digits), made by",
-        f"`python -m tests.accuracy` on {platform.machine()} CPU with jax {jax.__version__}, Python "
-        f"{platform.python_version()}.",
-        "",
-        "The promise is (1 + k) (4 + d): d is the spread of a row's logits (with a 0 among them, where a constant",
-        "added to the row changes the loss), k the power of a probability that the loss holds (gamma, q), else 0. It",
-        "says that results are as exact as if each logit had been moved by no more than its own rounding. `share` is",
-        "the worst error as a share of the promise. Values of half-precision logits are float32, gradients are rounded",
-        "once to the dtype of the logits. Errors of sparse losses are units of eps: their gradients have exact zeros.",
-        "",
-        "| loss | labels | dtype | regime | value | label's gradient | any gradient | share |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+COLUMNS = ("loss", "labels", "dtype", "regime", "value", "label's gradient", "any gradient", "share")
+FILE = Path(__file__).parents[1] / "docs" / "measurements" / "accuracy.csv"
+
+
+def table() -> list[dict[str, str]]:
+    """A row for each loss with its options, kind of labels, dtype and regime."""
+    rows = []
     for dtype in ("float32", "bfloat16", "float64"):
         with jax.enable_x64(dtype == "float64"):
             for case, kind in KINDS:
                 found = element_errors(case, jnp.dtype(dtype)) if kind == "binary" else row_errors(case, dtype, kind)
-                lines += [_row(case, kind, dtype, e) for e in found]
-    return "\n".join(lines) + "\n"
+                rows += [_row(case, kind, dtype, e) for e in found]
+    return rows
 
 
-def _row(case, labels: str, dtype: str, e: Error) -> str:
+def _row(case, labels: str, dtype: str, e: Error) -> dict[str, str]:
     option = "".join(f", {k} {v if isinstance(v, str) else format(v, 'g')}" for k, v in case.options.items())
-    figures = " | ".join(f"{x:.1f}" for x in (e.value, e.label_gradient, e.gradient))
-    return f"| `{case.loss.__name__}`{option} | {labels} | {dtype} | {e.regime} | {figures} | {e.ratio:.2f} |"
+    figures = (f"{x:.1f}" for x in (e.value, e.label_gradient, e.gradient))
+    name = f"{case.loss.__name__}{option}"
+    return dict(zip(COLUMNS, (name, labels, dtype, e.regime, *figures, f"{e.ratio:.2f}"), strict=True))
+
+
+def write(rows: list[dict[str, str]], file: Path = FILE, made: str = "") -> None:
+    """The table as a CSV file, and beside it the page with its summary."""
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    file.with_suffix(".md").write_text(PAGE.format(made=made, summary=summary(rows)))
+
+
+def read(file: Path = FILE) -> list[dict[str, str]]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def summary(rows: list[dict[str, str]]) -> str:
+    """By loss: the worst of all kinds of labels and regimes, as Markdown."""
+    lines = [
+        "| loss | value | gradient | share, float32 | share, bfloat16 | share, float64 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for loss in dict.fromkeys(row["loss"] for row in rows):
+        of_loss = [row for row in rows if row["loss"] == loss]
+        worst = [_worst(of_loss, "float32", x) for x in ("value", "any gradient")]
+        shares = [_worst(of_loss, dtype, "share") for dtype in ("float32", "bfloat16", "float64")]
+        name, comma, option = loss.partition(",")
+        lines.append(f"| `{name}`{comma}{option} | " + " | ".join(worst + shares) + " |")
+    return "\n".join(lines)
+
+
+def _worst(rows: list[dict[str, str]], dtype: str, column: str) -> str:
+    return max((row[column] for row in rows if row["dtype"] == dtype), key=float)
+
+
+PAGE = """# Accuracy
+
+Worst errors in units of the last place of the exact result (mpmath, 250 digits), made by `python -m tests.accuracy` on
+{made}.
+
+The promise is (1 + k) (4 + d): d is the spread of a row's logits (with a 0 among them, where a constant
+added to the row changes the loss), k the power of a probability that the loss holds (gamma, q), else 0. It
+says that results are as exact as if each logit had been moved by no more than its own rounding. `share` is
+the worst error as a share of the promise: below 1, the promise is kept. Values of half-precision logits are float32,
+gradients are rounded once to the dtype of the logits. Errors of sparse losses are units of eps: their gradients have
+exact zeros.
+
+The table has the worst over all regimes (rows of unit spread, of spread 20 and 80, far from 0, tied, with one huge
+logit, masked) and kinds of labels; value and gradient are those in float32.
+{{download}}`The full table <accuracy.csv>` has a line for each dtype, regime and kind of labels.
+
+{summary}
+"""
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/measurements/accuracy.md")
-    path.write_text(table())
+    made = f"{platform.machine()} CPU with jax {jax.__version__}, Python {platform.python_version()}"
+    write(table(), Path(sys.argv[1]) if len(sys.argv) > 1 else FILE, made)

@@ -15,7 +15,10 @@ FENCE = re.compile(r"^```(?:python|\{code-cell\}[^\n]*)\n(.*?)^```", re.DOTALL |
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for page in (page for page in PAGES if page.parent in (ROOT, ROOT / "docs")):
-        blocks = [re.sub(r"\A(?::\w+:.*\n)+", "", block) for block in FENCE.findall(page.read_text())]
+        blocks = [
+            re.sub(r"\A(?:---\n.*?^---\n|(?::\w+:[^\n]*\n)+)", "", block, flags=re.DOTALL | re.MULTILINE)
+            for block in FENCE.findall(page.read_text())
+        ]
         if blocks:
             name = re.sub(r"\W", "_", str(page.relative_to(ROOT).with_suffix("")))
             (folder / f"{name}.py").write_text("\n".join(blocks))
