@@ -147,10 +147,6 @@ FAMILIES: dict[str, dict[str, Curve]] = {
     "smoothing": _swept(
         of_two_classes, jaxloss.softmax_cross_entropy, "label_smoothing", (0, 0.05, 0.1, 0.2), "smoothing {:g}"
     ),
-    "weights": {
-        f"class weight {w:g}": of_two_classes(jaxloss.softmax_cross_entropy, class_weights=jnp.array([w, 1.0]))
-        for w in (0.5, 1.0, 3.0)
-    },
     "entmax": _swept(of_two_classes, jaxloss.entmax_loss, "alpha", (1, 1.25, 1.5, 2), r"$\alpha$ = {:g}"),
     "distillation": {f"T = {t:g}": of_a_student(t) for t in (1.0, 2.0, 4.0)},
     "alpha": {
