@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.datasets import load_digits
 from tqdm import tqdm
@@ -36,7 +37,7 @@ COUNTS = np.round(HEAD * RATIO ** (-np.arange(C) / (C - 1))).astype(int)
 LABELS = np.repeat(np.arange(C), COUNTS)  # of every training set
 FOLDS, HIDDEN, EVALUATIONS = 5, 32, 20
 OPTIMIZER = optax.adamw(1e-2, weight_decay=1e-2)
-GAMMAS, EXPONENTS = (0.0, 0.5, 1.0, 2.0, 4.0), (0.0, 0.5, 1.0, 1.5, 2.0)
+GAMMAS, EXPONENTS = (0.0, 0.5, 1.0, 2.0), (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 GRID = np.array(list(itertools.product(GAMMAS, EXPONENTS)))
 FIXED = {"cross-entropy": (0.0, 0.0), "weighted CE": (0.0, 1.0), "focal": (2.0, 0.0), "weighted focal": (2.0, 1.0)}
 CHOSEN = "chosen by CV"
@@ -212,44 +213,61 @@ def print_findings(recalls: np.ndarray, scores: np.ndarray, picks: np.ndarray) -
         print(f"{f'{one} - {other}':>31} |{cells}   {verdict}")
     gamma, exponent = GRID[np.argmax(scores.mean(-1))]
     edge = ", at the edge of the grid" if gamma == GAMMAS[-1] or exponent == EXPONENTS[-1] else ""
+    edge = edge or (" (gamma cannot be smaller)" if gamma == 0 else "")
     print(f"Clear or not is judged over all classes. {best} is the best fixed loss in hindsight, on the test set.")
     print(f"Cross-validation chose {np.sum(picks > 0)} different settings for the {picks.sum()} seeds;")
     print(f"its mean is highest for gamma = {gamma:g} and class weights to the power {exponent:g}{edge}.")
 
 
-def draw(path: Path, done: np.ndarray, recalls: np.ndarray, scores: np.ndarray, picks: np.ndarray) -> None:
-    """Saves recall by class, test balanced accuracy over steps and the grid; `recalls` is [E, methods, S, C]."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(17, 5.6), layout="constrained", width_ratios=(5, 4, 4))
+def paired(recalls: np.ndarray) -> dict[str, np.ndarray]:
+    """Differences [S] of test balanced accuracy from cross-entropy, seed by seed; `recalls` is [methods, S, C]."""
     accuracy = recalls.mean(-1)
+    return {name: accuracy[m] - accuracy[0] for m, name in enumerate(METHODS) if m}
+
+
+def draw(done: np.ndarray, recalls: np.ndarray, scores: np.ndarray, picks: np.ndarray) -> Figure:
+    """Recall by class, paired differences, test balanced accuracy by steps, grid; `recalls` is [E, methods, S, C]."""
+    figure, ((left, right), (below, corner)) = plt.subplots(2, 2, figsize=(13, 9.5), layout="constrained")
+    accuracy, seeds = recalls.mean(-1), picks.sum()
     for m, (name, (color, style)) in enumerate(zip(METHODS, STYLES, strict=True)):
-        place, final = np.arange(C) + 0.12 * (m - 2), recalls[-1, m]  # side by side, for the error bars
+        place, final = np.arange(C) + 0.13 * (m - 2), recalls[-1, m]  # side by side, for the error bars
         bars = {"elinewidth": 1, "linewidth": 1.2, "markersize": 5}
-        left.errorbar(place, final.mean(0), standard_error(final, 0), fmt=style, color=color, label=name, **bars)
-        mean, error = accuracy[:, m].mean(-1), standard_error(accuracy[:, m])
-        middle.plot(done, mean, style, color=color, linewidth=1.5, markersize=4)
-        middle.fill_between(done, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
+        left.errorbar(place, final.mean(0), final.std(0, ddof=1), fmt=style, color=color, label=name, **bars)
+        mean, spread = accuracy[:, m].mean(-1), accuracy[:, m].std(-1, ddof=1)
+        below.plot(done, mean, style, color=color, linewidth=1.5, markersize=4)
+        below.fill_between(done, mean - spread, mean + spread, color=color, alpha=0.12, linewidth=0)
     left.set(xlabel="images of the class in the training set", ylabel="recall (fraction of the class's test images)")
-    left.set(title="Recall by class frequency", xticks=range(C), xticklabels=COUNTS, ylim=(0, 1.02))
-    middle.set(xlabel="training steps (full batch)", ylabel="balanced accuracy (mean recall, test set)")
-    middle.set_ylim(bottom=max(0.0, accuracy[-1].mean(-1).min() - 0.15))  # the end matters, not the start from chance
-    middle.set_title("Training curves: test accuracy,\nbecause the losses differ in scale")
-    for axes in (left, middle):
+    left.set(title="Recall by class frequency", xticks=range(C), xticklabels=COUNTS, yticks=np.linspace(0, 1, 6))
+    below.set(xlabel="training steps (full batch)", ylabel="balanced accuracy (mean recall, test set)", ylim=(0, 1))
+    below.set_title("Training curves: test accuracy, because the losses differ in scale")
+
+    critical = stats.t.ppf(0.975, seeds - 1)
+    for row, (difference, (color, style)) in enumerate(zip(paired(recalls[-1]).values(), STYLES[1:], strict=True)):
+        right.plot(difference, np.full(seeds, row + 0.18), "o", color=color, alpha=0.35, markersize=5)
+        half = critical * standard_error(difference)
+        right.errorbar(difference.mean(), row - 0.08, xerr=half, fmt=style[0], color=color, capsize=4, markersize=7)
+    right.axvline(0, color="black", linewidth=1)
+    right.set(
+        yticks=range(len(METHODS) - 1), yticklabels=METHODS[1:], xlabel="balanced accuracy less that of cross-entropy"
+    )
+    right.set(title="Differences paired by seed (light), mean and 95 % t-interval", ylim=(len(METHODS) - 1.5, -0.5))
+    for axes in (left, right, below):
         axes.grid(alpha=0.3)
+
     means = scores.mean(-1).reshape(len(GAMMAS), -1)
-    picture = right.imshow(means, cmap="cividis", aspect="auto")
+    picture = corner.imshow(means, cmap="cividis", aspect="auto")
     for (row, column), score in np.ndenumerate(means):
         chosen = picks.reshape(means.shape)[row, column]
         color = "white" if picture.norm(score) < 0.6 else "black"
-        right.text(column, row, f"{score:.3f}" + f"\n({chosen})" * bool(chosen), color=color, ha="center", va="center")
-    right.set(xlabel="exponent of the balanced class weights", ylabel="gamma of the focal loss")
-    right.set(xticks=range(len(EXPONENTS)), xticklabels=EXPONENTS, yticks=range(len(GAMMAS)), yticklabels=GAMMAS)
-    right.set_title("Cross-validation on the training set\n(in brackets: seeds that chose the setting)")
+        corner.text(column, row, f"{score:.3f}" + f"\n({chosen})" * bool(chosen), color=color, ha="center", va="center")
+    corner.set(xlabel="exponent of the balanced class weights", ylabel="gamma of the focal loss")
+    corner.set(xticks=range(len(EXPONENTS)), xticklabels=EXPONENTS, yticks=range(len(GAMMAS)), yticklabels=GAMMAS)
+    corner.set_title("Cross-validation on the training set\n(in brackets: seeds that chose the setting)")
     figure.colorbar(picture, label="balanced accuracy on held-out rows")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS), frameon=False)
-    title = f"Losses on digits made imbalanced {RATIO}:1, {len(LABELS)} training images: means over {picks.sum()} seeds"
-    figure.suptitle(f"{title}, with bars and bands of one standard error")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    title = f"Losses on digits made imbalanced {RATIO}:1, {len(LABELS)} training images: means over {seeds} seeds"
+    figure.suptitle(f"{title}, with bars and bands of one standard deviation")
+    return figure
 
 
 def main() -> None:
@@ -278,7 +296,7 @@ def main() -> None:
     matrices = confusion(test_labels, predictions.reshape(len(done), len(METHODS), seeds, -1))
     print_table(matrices[-1])
     print_findings(recall(matrices[-1]), scores, picks)
-    draw(options.out, done, recall(matrices), scores, picks)
+    draw(done, recall(matrices), scores, picks).savefig(options.out, dpi=110)
     print(f"Figure: {options.out}")
 
 

@@ -33,6 +33,8 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 from tqdm import tqdm
 
 import jaxloss
@@ -43,7 +45,7 @@ MICROBATCHES, SEQUENCES = 2, 16  # of a step; of a microbatch
 ROWS = MICROBATCHES * SEQUENCES * LENGTH  # words of a step, with padding
 CHUNK_ROWS = 256  # of the 1024 of a microbatch; by default `linear_loss` does not split so few
 Z_LOSS = 1e-4
-EVALUATIONS, HELD_OUT = 8, 128  # how often, and on how many sequences, the loss is taken on files held out
+EVALUATIONS, HELD_OUT = 10, 128  # how often, and on how many sequences, the loss is taken on files held out
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "encodings", "pydoc_data", "lib2to3", "__pycache__"}
 Params = dict[str, Any]
 
@@ -241,14 +243,18 @@ def measure_last_layer(params: Params, ids: np.ndarray, runs: int = 3) -> dict[s
     }
 
 
-def draw(path: Path, logs: list, curve: list, baseline: float, costs: dict[str, tuple[float, float]]) -> None:
+def draw(logs: list, curve: list, baselines: dict[str, float], costs: dict[str, tuple[float, float]]) -> Figure:
+    """Loss by steps with the unigram model's of both data sets, and what the last layer costs."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", width_ratios=(3, 2))
     done = np.arange(1, len(logs) + 1)
     losses = [-log["log-probability"] for log in logs]
     left.plot(done, losses, color="#56B4E9", linewidth=0.8, label="training batches, before their step")
     left.plot(*zip(*curve, strict=True), "o-", color="#0072B2", label="files held out")
-    left.axhline(baseline, color="#D55E00", linestyle="--", label="unigram model, files held out")
+    for (name, baseline), color, style in zip(baselines.items(), ("#E69F00", "#D55E00"), (":", "--"), strict=True):
+        left.axhline(baseline, color=color, linestyle=style, label=f"unigram model, {name}")
     left.set(xlabel="steps", ylabel="cross-entropy (nats per word)", title="Learning to predict the next word")
+    left.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True))
+    left.yaxis.set_major_locator(MultipleLocator(0.5))
     left.grid(alpha=0.3)
     left.legend(frameon=False)
     memory, seconds = zip(*costs.values(), strict=True)
@@ -256,8 +262,7 @@ def draw(path: Path, logs: list, curve: list, baseline: float, costs: dict[str, 
     right.bar_label(bars, [f"{m:.0f} MB\n{s:.2f} s" for m, s in zip(memory, seconds, strict=True)], padding=2)
     right.set(ylabel="temporary memory (MB)", ylim=(0, 1.15 * max(memory)))
     right.set_title(f"Last layer, value and gradients: {ROWS} words")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def main() -> None:
@@ -277,7 +282,10 @@ def main() -> None:
     held = held[np.random.default_rng(2).permutation(len(held))[:HELD_OUT]]
     unigram = unigram_log_probabilities(train, classes)
     labels = held[:, 1:][held[:, 1:] != PADDING]
-    baseline = -float(unigram[labels].mean())
+    baselines = {
+        "training files": -float(unigram[train[:, 1:][train[:, 1:] != PADDING]].mean()),
+        "files held out": -float(unigram[labels].mean()),
+    }
     print(f"{sum(map(len, pieces)):,} words to train on, {classes:,} classes, {len(labels):,} words held out to score;")
     print(f"of those {np.mean(labels == UNKNOWN):.1%} are unknown; {np.mean(train[:, 1:] == PADDING):.0%} is padding.")
 
@@ -289,13 +297,14 @@ def main() -> None:
     print(f"Trained on {options.steps * MICROBATCHES * SEQUENCES:,} sequences in {time.perf_counter() - start:.0f} s.")
     last = {name: np.mean([log[name] for log in logs[-10:]]) for name in logs[-1]}
     print("Last steps, mean per word: " + ", ".join(f"{name} {value:.3g}" for name, value in last.items()))
-    print(f"Perplexity on files held out: {np.exp(curve[-1][1]):.1f}; unigram model {np.exp(baseline):.1f}.")
+    found, unigrams = np.exp(curve[-1][1]), np.exp(baselines["files held out"])
+    print(f"Perplexity on files held out: {found:.1f}; unigram model {unigrams:.1f}.")
 
     costs = measure_last_layer(trained, train[: MICROBATCHES * SEQUENCES])
     print(f"\nLast layer, value and gradients of {ROWS} words; the logits alone are {ROWS * classes * 4e-6:.0f} MB:")
     for name, (memory, seconds) in costs.items():
         print(f"{name:>20}: {memory:6.0f} MB of temporary memory, {seconds:5.2f} s")
-    draw(options.out, logs, curve, baseline, costs)
+    draw(logs, curve, baselines, costs).savefig(options.out, dpi=110)
     print(f"Figure: {options.out}")
 
 
