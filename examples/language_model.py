@@ -50,12 +50,12 @@ SKIPPED = {"site-packages", "dist-packages", "test", "tests", "encodings", "pydo
 Params = dict[str, Any]
 
 
-def library_pieces() -> tuple[list[list[str]], list[list[str]]]:
-    """Words of the functions and classes of the standard library: of the files to train on, and of those held out."""
+def library_pieces(limit: int | None = None) -> tuple[list[list[str]], list[list[str]]]:
+    """Words of the functions and classes of the standard library, or of `limit` files: to train on, and held out."""
     root = Path(sysconfig.get_path("stdlib"))
     files = [path for path in sorted(root.rglob("*.py")) if not SKIPPED.intersection(path.relative_to(root).parts)]
     parts = ([], [])
-    for number, path in enumerate(files):
+    for number, path in enumerate(files[:limit]):
         text = path.read_text(encoding="utf-8", errors="replace")
         for piece in re.split(r"\n(?=(?:    )?(?:async def|def|class) )", text):
             parts[number % 20 == 0].append(re.findall(r"\n\s*| ?\w+| ?[^\w\s]+|\s+", piece))
