@@ -20,6 +20,13 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")  # compiles in a third of the time
 os.environ.pop("MPLBACKEND", None)  # the kernel's own, which shows figures in the page
 
+# A folder of this build's own, for inventories and for settings of the kernels in place of the user's.
+_folder = Path(tempfile.mkdtemp(prefix="jaxloss-docs-"))
+atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+os.environ["IPYTHONDIR"] = str(_folder)
+(_folder / "profile_default").mkdir()
+(_folder / "profile_default" / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")  # errors alone
+
 import docstrings  # noqa: E402 (found by the path above)
 import jaxloss  # noqa: E402
 
@@ -122,8 +129,6 @@ _PROJECTS = {
     "sklearn": ("https://scikit-learn.org/stable/", "modules/generated/sklearn.{}.html", "sklearn", _SKLEARN),
     "torch": ("https://docs.pytorch.org/docs/stable/", "generated/torch.{}.html", "torch", _TORCH),
 }
-_inventories = Path(tempfile.mkdtemp(prefix="jaxloss-inventories-"))
-atexit.register(shutil.rmtree, _inventories, ignore_errors=True)
 
 
 def _inventory(name: str, page: str, prefix: str, words: str) -> Path:
@@ -134,7 +139,7 @@ def _inventory(name: str, page: str, prefix: str, words: str) -> Path:
     header = (
         f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n# The remainder is compressed using zlib.\n"
     )
-    path = _inventories / f"{name}.inv"
+    path = _folder / f"{name}.inv"
     path.write_bytes(header.encode() + zlib.compress("".join(lines).encode()))
     return path
 
@@ -142,19 +147,8 @@ def _inventory(name: str, page: str, prefix: str, words: str) -> Path:
 intersphinx_mapping = {name: (url, str(_inventory(name, *rest))) for name, (url, *rest) in _PROJECTS.items()}
 
 
-def present_pages(app, docname, source):
-    """Leaves out of the home page's toctree what is not there."""
-    if docname == "index":
-        lines = source[0].splitlines()
-        there = [x for x in lines if not re.fullmatch(r"\w+(/index)?", x) or (HERE / f"{x}.md").exists()]
-        source[0] = "\n".join(there)
-        if not (HERE / "gallery" / "index.md").exists():
-            source[0] = source[0].replace(":link: gallery/index", ":link: guide/index")
-
-
 def setup(app):
     app.connect("autodoc-process-docstring", docstrings.process, priority=100)  # before napoleon
     app.connect("doctree-read", docstrings.link_names)
     app.add_directive("options-table", docstrings.OptionsTable)
-    app.connect("source-read", present_pages)
     return {"parallel_read_safe": True}
