@@ -3,7 +3,6 @@
 import atexit
 import importlib.util
 import os
-import re
 import shutil
 import sys
 import tempfile
