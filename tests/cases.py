@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -35,6 +35,16 @@ class Case:
     def call(self) -> Callable:
         """The loss with its options set."""
         return partial(self.loss, **self.options)
+
+    @cached_property
+    def run(self) -> Callable:
+        """(logits, labels, **arrays) -> losses and gradient, compiled once for each kind of arguments."""
+        return jax.jit(jaxloss.per_example_value_and_grad(self.call))
+
+    @cached_property
+    def run_twice(self) -> Callable:
+        """The same with the diagonal of the Hessian; `axis` is a third argument."""
+        return jax.jit(jaxloss.per_example_value_grad_hess(self.call), static_argnums=2)
 
     @property
     def parameter(self) -> str | None:
@@ -144,6 +154,14 @@ PROBABILITIES = [
 ]
 ALL = [*LOGITS, *PROBABILITIES]
 CLASSES = [*SOFTMAX, *SPARSE]  # of one class among C, with `axis_name`
+
+
+def distinct(cases: list[Case]) -> list[Case]:
+    """For what does not depend on numbers: no second case of the same function with another number, and no alias.
+
+    `test_options.test_the_alias_is_the_same_program` is what the alias has of its own.
+    """
+    return [case for case in cases if case.name not in ("integer_labels", "focal_half", "binary_focal_half")]
 
 
 def parametrize(cases: list[Case]):

@@ -1,5 +1,9 @@
-"""Every test runs with eight host devices, strict promotion of dtypes and ranks, and warnings as errors."""
+"""Every test runs with eight host devices, strict promotion of dtypes and ranks, and warnings as errors.
 
+Programs of some files are compiled with the least effort (`tests/programs.py` says which, and why).
+"""
+
+import gc
 import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -10,10 +14,11 @@ import numpy as np
 import pytest
 
 from jaxloss._core import classes, platforms
-from tests import cases, jaxprs
+from tests import cases, jaxprs, programs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # nobody reads them: a tenth of the time of lowering
 
 
 @pytest.fixture
@@ -67,6 +72,58 @@ def form(request):
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_program_outlives_its_module():
+    yield
+    programs.fast(False)
+    programs.drop()
+
+
+def pytest_runtest_setup(item):
+    """Before any fixture: how to compile is the test's, and what it compiled may have to go."""
+    programs.fast(item.path.name in programs.FAST and item.get_closest_marker("optimized") is None)
+    programs.drop_if_grown()
+
+
+def pytest_collection_finish():
+    """What is there now stays: there is no use in looking for garbage in it, again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of a file share programs: they run in one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
+SMOKE = {
+    f"test_{name}.py"
+    for name in (
+        "values", "edges", "derivatives", "second_derivatives", "errors", "misuse", "zero_weights", "elementwise"
+    )
+}  # fmt: skip
+"""Files of which `-m smoke` runs each test once for each of these cases, for the inner loop."""
+SMOKE_CASES = {None, "cross_entropy", "focal_2", "binary", "entmax15", "logistic", "probabilities"}
+
+
+def mark_smoke(items) -> None:
+    seen = set()
+    for item in items:
+        if item.path.name not in SMOKE or item.get_closest_marker("optimized"):
+            continue
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        case = getattr(given.get("case"), "name", None)
+        key = item.path, getattr(item, "originalname", item.name), case
+        if case in SMOKE_CASES and key not in seen:
+            seen.add(key)
+            item.add_marker("smoke")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(config, items):
     """One read is a form of what sums over a softmax: other losses are not run twice."""
     softmax = {*cases.SOFTMAX, *(case for case in cases.RANKING if case.name in ("lsep", "zlpr"))}
@@ -77,3 +134,4 @@ def pytest_collection_modifyitems(config, items):
 
     config.hook.pytest_deselected(items=[item for item in items if not kept(item)])
     items[:] = [item for item in items if kept(item)]
+    mark_smoke(items)

@@ -18,9 +18,7 @@ SIZE = 5
 
 def run(case, logits, labels, **options):
     """Losses, gradient and, where there is one in closed form, the diagonal of the Hessian."""
-    has_hessian = case in cases.LOGITS
-    derivatives = jaxloss.per_example_value_grad_hess if has_hessian else jaxloss.per_example_value_and_grad
-    return jax.jit(derivatives(case.call))(logits, labels, **case.takes(**options))
+    return (case.run_twice if case in cases.LOGITS else case.run)(logits, labels, **case.takes(**options))
 
 
 def masks(rng, rows: int = 6, size: int = SIZE) -> np.ndarray:

@@ -36,7 +36,7 @@ def same(got, expected, exact: bool) -> None:
         np.testing.assert_array_max_ulp(np.asarray(got), np.asarray(expected), maxulp=2)
 
 
-@cases.softmax_cases
+@cases.parametrize(cases.distinct(cases.SOFTMAX))
 @pytest.mark.parametrize("labels", [["ids"], ["onehot", "soft"]], ids="+".join)
 @pytest.mark.parametrize("chosen", list(itertools.combinations(ON, 2)), ids="+".join)
 def test_every_pair_of_options_against_the_oracle(case, labels, chosen, rng):
@@ -77,6 +77,22 @@ def exact_row(case, logits, given, exists, kept, options: dict) -> tuple[float, 
     return float(loss) * kept, [float(g) * kept for g in gradient]
 
 
+@pytest.mark.parametrize("kind", ["ids", "soft"])
+@pytest.mark.parametrize("where", ["rows", "classes"])
+def test_the_alias_is_the_same_program(kind, where, rng):
+    """With every option, value, gradient and Hessian: so other tests may leave it out."""
+    logits, labels = rng.normal(size=(SIZE, SIZE)).astype(np.float32), cases.labels_for(None, rng, kind, rows=SIZE)
+    keep = ON["rows"][:SIZE] if where == "rows" else np.broadcast_to(CLASSES, logits.shape)
+    options = {key: ON[key] for key in ("class_weights", "label_smoothing", "z_loss", "axis")}
+    plain, alias = jaxloss.softmax_cross_entropy, jaxloss.softmax_cross_entropy_with_integer_labels
+
+    def program(loss):
+        run = partial(jaxloss.per_example_value_grad_hess(loss), where=keep, **options)
+        return str(jax.make_jaxpr(run)(logits, labels)).replace(alias.__name__, plain.__name__)
+
+    assert program(alias) == program(plain)
+
+
 OFF = [
     {"label_smoothing": 0},
     {"z_loss": 0.0},
@@ -88,6 +104,7 @@ OFF = [
 ]
 
 
+@pytest.mark.optimized
 @cases.all_cases
 @pytest.mark.parametrize("labels", ["ids", "soft"])
 def test_switched_off_is_absent(case, labels, rng):
@@ -95,7 +112,7 @@ def test_switched_off_is_absent(case, labels, rng):
     kind = "multihot" if labels == "soft" and case.multilabel else labels
     logits, labels = cases.logits_for(case, rng, scale=8), cases.labels_for(case, rng, kind)
     run = jaxloss.per_example_value_and_grad(case.call)
-    expected = run(logits, labels)
+    expected = case.run(logits, labels)
     program = str(jax.make_jaxpr(run)(logits, labels))
     for off in OFF:
         if case.takes(**off) != off:
@@ -105,11 +122,12 @@ def test_switched_off_is_absent(case, labels, rng):
             continue
         exact, absent = case.phi is oracle.cross_entropy, expected
         if case in cases.SOFTMAX and isinstance(off.get("label_smoothing"), np.ndarray) and labels.ndim == 1:
-            absent = run(logits, jax.nn.one_hot(labels, SIZE))  # smoothing makes ids into rows; 0 leaves those
-        for got, wanted in zip(run(logits, labels, **off), absent, strict=True):
+            absent = case.run(logits, jax.nn.one_hot(labels, SIZE))  # smoothing makes ids into rows; 0 leaves those
+        for got, wanted in zip(case.run(logits, labels, **off), absent, strict=True):
             same(got, wanted, exact)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     ("loss", "plain", "off"),
     [

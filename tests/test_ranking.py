@@ -246,6 +246,7 @@ def test_soft_hamming_loss_of_soft_labels(rng):
     np.testing.assert_allclose(by_label, -np.tanh(z.astype(np.float64) / 2) / 5, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.optimized
 def test_memory_of_ten_thousand_labels():
     """Batch 64: a few arrays [64, 10000], where all pairs would take 10000 of them."""
     z, t = jax.ShapeDtypeStruct((64, 10_000), jnp.float32), jax.ShapeDtypeStruct((64, 10_000), jnp.int8)

@@ -30,30 +30,40 @@ def test_the_same_numbers_under_every_transformation(case, rng):
     def total(z, t):
         return jnp.sum(case.call(z, t))
 
-    value, gradient = jaxloss.per_example_value_and_grad(case.call)(logits, labels)
-    close(jax.jit(case.call)(logits, labels), value)
-    close(jax.grad(total)(logits, labels), gradient)
-    close(jax.jit(jax.grad(total))(logits, labels), gradient)
-    close(jax.vmap(case.call)(logits, labels), value)
-    close(jax.vmap(jax.grad(total))(logits, labels), gradient)
-    close(jax.grad(jax.checkpoint(total))(logits, labels), gradient)
-    close(jax.lax.scan(lambda c, x: (c, jax.value_and_grad(total)(*x)[1]), 0, (logits, labels))[1], gradient)
-    close(jax.lax.map(lambda x: case.call(*x), (logits, labels)), value)
+    value, gradient = case.run(logits, labels)
     tangent = jnp.asarray(rng.normal(size=logits.shape), jnp.float32)
-    forward = jax.jvp(lambda z: total(z, labels), (logits,), (tangent,))[1]
-    close(forward, jnp.sum(gradient * tangent))
-    linear = jax.linearize(lambda z: case.call(z, labels), logits)[1](tangent)
-    close(jnp.sum(linear), forward)
-    # An arbitrary cotangent per loss (Liger#968).
-    cotangent = jnp.asarray(rng.normal(size=value.shape), jnp.float32)
-    pulled = jax.vjp(lambda z: case.call(z, labels), logits)[1](cotangent)[0]
-    close(pulled, gradient * cotangent.reshape(cotangent.shape + (1,) * (logits.ndim - value.ndim)))
+    cotangent = jnp.asarray(rng.normal(size=value.shape), jnp.float32)  # one for each loss (Liger#968)
+
+    @jax.jit  # one program of all, for it is the tracing that differs
+    def found(z, t):
+        def of_logits(z):
+            return case.call(z, t)
+
+        return {
+            "grad": jax.grad(total)(z, t),
+            "jit of grad": jax.jit(jax.grad(total))(z, t),
+            "vmap": jax.vmap(case.call)(z, t),
+            "vmap of grad": jax.vmap(jax.grad(total))(z, t),
+            "checkpoint": jax.grad(jax.checkpoint(total))(z, t),
+            "scan": jax.lax.scan(lambda c, x: (c, jax.value_and_grad(total)(*x)[1]), 0, (z, t))[1],
+            "map": jax.lax.map(lambda x: case.call(*x), (z, t)),
+            "jvp": jax.jvp(lambda z: total(z, t), (z,), (tangent,))[1],
+            "linearize": jnp.sum(jax.linearize(of_logits, z)[1](tangent)),
+            "vjp": jax.vjp(of_logits, z)[1](cotangent)[0],
+        }
+
+    forward = jnp.sum(gradient * tangent)
+    expected = dict.fromkeys(("grad", "jit of grad", "vmap of grad", "checkpoint", "scan"), gradient)
+    expected |= {"vmap": value, "map": value, "jvp": forward, "linearize": forward}
+    expected |= {"vjp": gradient * cotangent.reshape(cotangent.shape + (1,) * (logits.ndim - value.ndim))}
+    close(found(logits, labels), expected)
+    close(jax.grad(total)(logits, labels), gradient)
 
 
 @cases.all_cases
 def test_without_jit_at_all(case, rng):
     logits, labels = arguments(case, rng)
-    expected = jaxloss.per_example_value_and_grad(case.call)(logits, labels)
+    expected = case.run(logits, labels)
     with jax.disable_jit():
         close(jaxloss.per_example_value_and_grad(case.call)(logits, labels), expected)
 

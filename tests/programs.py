@@ -1,0 +1,72 @@
+"""How the programs of tests are compiled, and how long they are kept.
+
+Many tests ask what a program computes, of arrays so small that compiling takes nearly all of the time. Those of the
+files in `FAST` are compiled with the least effort, but where a test carries the mark `optimized`: its subject is the
+program as users get it, or the rounding of that. `OPTIMIZED=1` in the environment compiles every program as users get
+it.
+"""
+
+import gc
+import os
+import resource
+import sys
+from functools import cache
+
+import jax
+from jax._src import compiler
+
+FAST = {f"test_{name}.py" for name in ("class_masks", "metrics", "options", "ranking", "transforms")}
+EVERYTHING = os.environ.get("OPTIMIZED", "0") != "0"
+PLAIN = ("xla_cpu_use_fusion_emitters", False)  # a third of the time: loops are written by fewer passes
+GROWTH = 400 * 2**20  # bytes that programs may take before they are let go
+_options = getattr(compiler, "get_compile_options", None)
+_held = 0
+
+
+def fast(wanted: bool) -> None:
+    """Compiles with the least effort from now on, or as users do. Programs there are keep theirs until dropped."""
+    if EVERYTHING or jax.default_backend() != "cpu" or wanted == jax.config.read("jax_disable_most_optimizations"):
+        return
+    drop()
+    jax.config.update("jax_disable_most_optimizations", wanted)
+    # JAX has no setting for options of the compiler but by program: without its private function, tests are slower.
+    if _options is not None and hasattr(compiler, "get_compile_options") and _known():
+        compiler.get_compile_options = _with_plain_loops if wanted else _options
+
+
+@cache
+def _known() -> bool:
+    """Whether this version of XLA has the option."""
+    try:
+        jax.jit(lambda: 0.0, compiler_options=dict([PLAIN])).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def _with_plain_loops(*args, **kwargs):
+    options = _options(*args, **kwargs)
+    options.env_option_overrides = [*options.env_option_overrides, PLAIN]
+    return options
+
+
+def drop() -> None:
+    """Lets go of every program."""
+    global _held
+    jax.clear_caches()
+    gc.collect()
+    _held = resident()
+
+
+def drop_if_grown() -> None:
+    if resident() - _held > GROWTH:
+        drop()
+
+
+def resident() -> int:
+    """Bytes of memory of this process; where the system does not say, the most that there were."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
