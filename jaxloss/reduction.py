@@ -17,7 +17,7 @@ from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.arguments import check_floating, compute_dtype
 from jaxloss._core.log_odds import counted
 from jaxloss._core.masks import by_entry, fitted, neutral, rows_of
-from jaxloss._core.options import as_argument, compiled, describe, known, number, required
+from jaxloss._core.options import as_argument, compiled, describe, explained, known, number, required
 from jaxloss._core.varying import vary, varying
 
 
@@ -135,6 +135,7 @@ def _sums(name, losses, where=None, weights=None) -> tuple[jax.Array, jax.Array]
     return jnp.sum(counted(weights, losses) * weights), jnp.sum(weights)
 
 
+@explained
 def masked_loss(
     loss: Callable[..., jax.Array],
     logits: ArrayLike,

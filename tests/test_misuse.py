@@ -207,6 +207,35 @@ NAMED = {
         lambda: jaxloss.per_example_value_grad_hess(CE, **{"z_loss": 1.0}),
         r"per_example_value_grad_hess: .*functools\.partial\(loss, z_loss=\.\.\.\)",
     ),
+    "None for an option": (
+        lambda: jaxloss.softmax_focal_loss(Z, Y, gamma=None),
+        r"`gamma` must be a number; got None\. Leave it out for 2\.0\.",
+    ),
+    "names of torch": (
+        lambda: CE(**{"input": Z, "target": Y}),
+        r"unexpected keyword argument 'input'; .* For `input` use logits\. For `target` use labels\.",
+    ),
+    "weight of positives": (
+        lambda: jaxloss.sigmoid_focal_loss(Z, Z, **{"pos_weight": 2.0}),
+        r"For `pos_weight` use alpha of sigmoid_focal_loss",
+    ),
+    "negative weight in a list": (
+        lambda: CE(Z, Y, class_weights=[-1.0, 1, 1, 1]),
+        r"must be >= 0; got -1 in \[-1\.0, 1",
+    ),
+    "weights of Keras": (lambda: CE(Z, Y, class_weights={0: 1.0}), r"got a dict\. .*jnp\.array\(\[d\[c\] for c in"),
+    "weights of scikit-learn": (
+        lambda: CE(Z, Y, class_weights="balanced"),
+        r"got 'balanced'\. .*balanced_class_weights",
+    ),
+    "weights of binary labels": (
+        lambda: jaxloss.sigmoid_binary_cross_entropy(Z[0], Z[0], pos_weight=[1.0, 2.0]),
+        r"For binary labels pass a scalar pos_weight",
+    ),
+    "no mask": (
+        lambda: jaxloss.masked_loss(CE, Z, Y),
+        r"masked_loss: missing .*'where'; it takes .*where, \*, weights, \*\*opt",
+    ),
     "typing error": (lambda: CE(Z, Y, **{"label_smoothin": 0.1}), r"Did you mean `label_smoothing`\?"),
     "weights of rows": (lambda: CE(Z, Y, class_weights=jnp.ones(3)), r"Weights of rows go to jaxloss\.mean\("),
     "mask in a column": (lambda: CE(Z, Y, where=KEEP[:, None]), r"Drop the last axis with where\[\.\.\., 0\]"),

@@ -65,10 +65,19 @@ ELSEWHERE = {
     "weights": "class_weights, or jaxloss.mean(losses, weights=...)",
     "class_weight": "class_weights",
     "sample_weight": "jaxloss.mean(losses, weights=...)",
-    "reduction": "jaxloss.mean(losses)",
+    "reduction": "jaxloss.mean(losses) or losses.sum(); a LossSum has .mean()",
     "ignore_index": "where=labels != ignore_index",
     "mask": "where",
-    "alpha": "class_weights, or sigmoid_focal_loss for binary labels",
+    "alpha": "class_weights in a softmax loss, and of binary labels sigmoid_focal_loss or pos_weight",
+    "pos_weight": "alpha of sigmoid_focal_loss (1 - alpha of negatives), pos_weight of sigmoid_binary_cross_entropy",
+    "gamma": "softmax_focal_loss or sigmoid_focal_loss",
+    "gamma_neg": "gamma_negative of asymmetric_loss",
+    "gamma_pos": "gamma_positive of asymmetric_loss",
+    "dim": "axis",
+    "input": "logits",
+    "target": "labels",
+    "y_pred": "logits, or probs for probabilities",
+    "y_true": "labels",
     "from_logits": "a softmax_* or sigmoid_* loss for logits, cross_entropy or binary_cross_entropy for probabilities",
 }
 
@@ -100,7 +109,10 @@ def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name",
         caller = bound.arguments.get("name", name)
         for key, value in bound.arguments.items():
             if key not in static:
-                needed = signature.parameters[key].default is inspect.Parameter.empty
+                default = signature.parameters[key].default
+                if value is None and key in OPTIONS and default is not None:
+                    raise TypeError(f"{caller}: `{key}` must be a number; got None. Leave it out for {default}.")
+                needed = default is inspect.Parameter.empty
                 bound.arguments[key] = (required if needed else as_argument)(caller, key, value)
             elif key == "axis":
                 bound.arguments[key] = static_axis(caller, value)
@@ -128,10 +140,14 @@ def bind(name: str, signature: inspect.Signature, args: tuple, kwargs: dict[str,
         return signature.bind(*args, **kwargs)
     except TypeError as error:
         names = list(signature.parameters)
-        hints = [_meant(key, names) for key in kwargs if key not in names]
-        by_keyword = [key for key, x in signature.parameters.items() if x.kind is inspect.Parameter.KEYWORD_ONLY]
-        shown = names[: len(names) - len(by_keyword)] + ["*"] * bool(by_keyword) + by_keyword
-        raise TypeError(f"{name}: {error}; it takes {', '.join(shown)}.{''.join(hints)}") from None
+        unknown = [key for key in kwargs if key not in names]
+        if unknown and "missing" in str(error):  # the cause: a name of another library, or one misspelt
+            error = f"got an unexpected keyword argument {unknown[0]!r}"
+        hints = [_meant(key, names) for key in unknown]
+        shown = ", ".join(str(x.replace(annotation=x.empty, default=x.empty)) for x in signature.parameters.values())
+        by_keyword = next((key for key, x in signature.parameters.items() if x.kind is x.KEYWORD_ONLY), None)
+        shown = shown.replace(f", {by_keyword}", f", *, {by_keyword}", 1)
+        raise TypeError(f"{name}: {error}; it takes {shown}.{''.join(hints)}") from None
 
 
 def _meant(key: str, names: list[str]) -> str:
@@ -181,6 +197,10 @@ def as_argument(name: str, key: str, value: Any) -> Any:
         return None if value == option.off else float(value)
     if isinstance(value, jax.Array):
         return value
+    if option is not None and isinstance(value, list | tuple):
+        for x in value:
+            if isinstance(x, int | float) and not option.low <= x <= option.high:
+                raise ValueError(f"{name}: `{key}` must be {_domain(option)}; got {x:g} in {value!r}.")
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:
@@ -190,6 +210,10 @@ def as_argument(name: str, key: str, value: Any) -> Any:
 def _described(key: str, value: Any) -> str:
     """What cannot become an array, and what to do with text."""
     kind = type(value).__name__
+    if isinstance(value, dict):
+        return "a dict. Of weights by class d pass jnp.array([d[c] for c in range(C)])."
+    if key == "class_weights" and isinstance(value, str):
+        return f"{value!r}. Weights of balanced classes: balanced_class_weights(jnp.bincount(labels, length=C))."
     try:
         dtype = np.asarray(value).dtype
     except ValueError:
@@ -237,7 +261,7 @@ def number(
     option = OPTIONS[key]
     if value.ndim and not (option.per_class and value.shape in ((size,), elements)):
         classes = f" or have one entry for each of the {size} classes" if option.per_class and size is not None else ""
-        if option.per_class:
+        if option.per_class and (elements or key != "class_weights"):
             classes += f" or the shape {elements} of the logits" if elements else "; for one of each row use jax.vmap"
         counts = ""
         if key == "class_weights":
@@ -245,6 +269,8 @@ def number(
                 " Of labels, balanced_class_weights takes jnp.bincount(labels, length=C). Weights of rows go to "
                 "jaxloss.mean(losses, weights=...)."
             )
+        if elements is not None and len(elements) == 1:
+            counts += " For binary labels pass a scalar pos_weight, the weight of positives over that of negatives."
         raise ValueError(f"{name}: `{key}` must be a scalar{classes}; got {describe(value)}.{counts}")
     value = value.astype(dtype)
     return check_domain(name, key, value, (value >= option.low) & (value <= option.high), _domain(option))
