@@ -41,7 +41,7 @@ ZERO, SHARDING, PLATFORMS = (f"tests/test_{x}.py" for x in ("zero_weights", "sha
 MUTANTS = [
     # The odds of a label among the other classes.
     Mutant("_core/label_odds.py", "gap - log_rest)", "gap + log_rest)", VALUES),
-    Mutant("_core/label_odds.py", "jnp.where(best == -jnp.inf, 0, rest)", "rest", EDGES),
+    Mutant("_core/label_odds.py", "jnp.where(best == -jnp.inf, 0, rest)", "rest", f"{EDGES} -k one_class"),
     Mutant("_core/label_odds.py", "a[2] + b[2]", "a[2]", f"{EDGES} -k one_class"),
     Mutant(
         "_core/label_odds.py",
@@ -57,7 +57,12 @@ MUTANTS = [
         "single, label + truth.nll",
         VALUES + " -k logsumexp",
     ),
-    Mutant("_core/label_odds.py", "jnp.where(single & nothing, 0, logsumexp)", "logsumexp", f"{EDGES} {MASKS}"),
+    Mutant(
+        "_core/label_odds.py",
+        "jnp.where(single & nothing, 0, logsumexp)",
+        "logsumexp",
+        f"{MASKS} {EDGES} -k 'alike or hold'",
+    ),
     Mutant(
         "_core/label_odds.py",
         "major = (value.weights == 1) & classes.spread(value.rest < 2)",

@@ -15,7 +15,10 @@ from functools import cache
 import jax
 from jax._src import compiler
 
-FAST = {f"test_{name}.py" for name in ("class_masks", "metrics", "options", "ranking", "transforms")}
+FAST = {
+    f"test_{name}.py"
+    for name in ("class_masks", "export", "linear_sharding", "metrics", "options", "ranking", "transforms", "values")
+}
 EVERYTHING = os.environ.get("OPTIMIZED", "0") != "0"
 PLAIN = ("xla_cpu_use_fusion_emitters", False)  # a third of the time: loops are written by fewer passes
 GROWTH = 400 * 2**20  # bytes that programs may take before they are let go

@@ -1,5 +1,7 @@
 """Known values, label kinds, reductions and weights."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +74,7 @@ def test_blocks_of_many_classes(axis, rng):
 def test_ids_and_one_hot_rows_agree(case, options, rng):
     logits = cases.logits_for(case, rng)
     ids = cases.labels_for(case, rng)
-    run = jaxloss.per_example_value_and_grad(case.call)
+    run = case.run
     options = case.takes(**{k: jnp.asarray(v, jnp.float32) for k, v in options.items()})
     value, gradient = run(logits, ids, **options)
     # Rows of another dtype are converted first, whatever the options.
@@ -104,7 +106,8 @@ def test_two_classes_are_a_sigmoid_of_the_difference(two_classes, binary, rng):
 def test_sigmoid_soft_labels_against_the_oracle(case, smoothing, rng):
     logits = rng.normal(size=40).astype(np.float32) * 4
     targets = rng.uniform(size=40).astype(np.float32)
-    value, gradient = jaxloss.per_example_value_and_grad(case.call)(logits, targets, label_smoothing=smoothing)
+    loss = partial(case.call, label_smoothing=smoothing)
+    value, gradient = jax.jit(jaxloss.per_example_value_and_grad(loss))(logits, targets)
     smoothing = float(np.float32(smoothing))
     exact = [case.element(z, t, smoothing=smoothing) for z, t in zip(logits, targets, strict=True)]
     losses = np.array([float(e[0]) for e in exact])
@@ -189,3 +192,35 @@ def test_effective_number_weights(beta):
 
 def test_balanced_pos_weight():
     np.testing.assert_allclose(jaxloss.balanced_pos_weight(np.array([10, 0, 5]), np.array([90, 4, 5])), [9, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "row", [[0.7431, 1.2567, -3000.193], [-3000.193, -3001.57, 1.2567], [-3000.193, 1.2567, 0.7431]]
+)
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_logsumexp_keeps_its_digits_however_far_the_label_lies(row, label):
+    """Read off the label's log-probability, it would carry the rounding of 3000: 1e-4."""
+    z = jnp.array(row)
+    exact = logsumexp(np.asarray(z, np.float64))
+    p = np.exp(np.asarray(z, np.float64) - exact)
+    for given in (jnp.array(label), jnp.eye(3)[label]):
+        statistics = jax.jit(jaxloss.softmax_statistics)(z, given)
+        np.testing.assert_allclose(statistics.logsumexp, exact, rtol=4 * 2.0**-23)
+        slopes = jax.jit(jax.grad(partial(jaxloss.softmax_cross_entropy, z_loss=1.0)))(z, given)
+        expected = 2 * exact * p + p - np.eye(3)[label]
+        np.testing.assert_allclose(slopes, expected, rtol=8 * 2.0**-23, atol=8 * 2.0**-23)
+
+
+def test_a_class_that_leads_moves_as_the_others_do():
+    """Along a direction in which all classes move, the odds of a likely class are those of the others' sum.
+
+    A total over the classes less its own part would be 0, and the odds would move by 1.
+    """
+    z, along = jnp.array([[20.0, 0.0, 0.0], [0.0, 40.0, 1.0]]), jnp.array([[1.0, 1.0, 2.0], [3.0, 1.0, -1.0]])
+    labels = jnp.eye(3)[jnp.array([0, 1])]
+    moved = jax.jit(lambda z: jax.jvp(lambda z: jaxloss.softmax_statistics(z, labels), (z,), (along,))[1])(z)
+    weight = 1 / (1 + np.exp(1))  # of class 0 among the others of the second row
+    slopes = np.array([1 - 1.5, 1 - (3 * weight - (1 - weight))])
+    complement = np.array([2 * np.exp(-20), np.exp(-40) + np.exp(-39)])
+    np.testing.assert_allclose(moved.negative_log_complement, slopes, rtol=32 * 2.0**-23)
+    np.testing.assert_allclose(moved.complement, -slopes * complement, rtol=128 * 2.0**-23)
