@@ -77,8 +77,10 @@ def plain(name: str) -> str:
 def test_every_loss_of_the_library_is_on_its_page(name):
     page = (table.PAGES / table.source(name).PAGE).read_text()
     names = table.recorded(name)["names"] if name in table.RECORDED else table.source(name).names()
-    shown = {plain(x) for code in re.findall(r"`[^`\n]+`", page) for x in re.findall(r"\w+", code)}
-    assert [x for x in names if plain(x) not in shown] == []
+    shown = {x for code in re.findall(r"`[^`\n]+`", page) for x in re.findall(r"\w+", code)}
+    either = {plain(x) for x in shown}
+    # Classes by their own names, for that is what the site is searched for; functions in one of both spellings.
+    assert [x for x in names if (x not in shown if x[0].isupper() else plain(x) not in either)] == []
 
 
 @pytest.mark.usefixtures("standard_promotion")

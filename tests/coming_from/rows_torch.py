@@ -10,6 +10,8 @@ NAME, PAGE = "PyTorch", "pytorch.md"
 CE = "softmax_cross_entropy"
 BCE = "sigmoid_binary_cross_entropy"
 MASKED = f"masked_loss({CE}, z, q, q != -100"
+PIXEL_WEIGHTS = "weights=w[jnp.where(pixels != 255, pixels, 0)]"
+WITH_LOGITS = "F.binary_cross_entropy_with_logits(z, b, pos_weight=w"
 TABLES = {
     "cross-entropy mean": [
         Row("F.cross_entropy(z, y)", f"mean({CE}(z, y))"),
@@ -22,7 +24,7 @@ TABLES = {
         Row("F.cross_entropy(z, q, ignore_index=-100)", f"{MASKED}).mean()"),
         Row(
             "F.cross_entropy(z, q, ignore_index=-100, weight=w)",
-            f"{MASKED}, weights=w[jnp.maximum(q, 0)]).mean()",
+            f"{MASKED}, weights=w[jnp.where(q != -100, q, 0)]).mean()",
         ),
         Row(
             "F.cross_entropy(z, q, ignore_index=-100, label_smoothing=0.1)",
@@ -31,12 +33,23 @@ TABLES = {
         Row(
             "F.cross_entropy(z, q, ignore_index=-100, weight=w, label_smoothing=0.1)",
             f"mean({CE}(z, q, where=q != -100, class_weights=w, label_smoothing=0.1), q != -100, "
-            "normalizer=jnp.sum(w[jnp.maximum(q, 0)], where=q != -100))",
+            "normalizer=jnp.sum(w[jnp.where(q != -100, q, 0)], where=q != -100))",
         ),
         Row("nn.CrossEntropyLoss()(z, y)", f"mean({CE}(z, y))"),
         Row(
             "F.cross_entropy(images, pixels, ignore_index=255)",
             f"masked_loss({CE}, images, pixels, pixels != 255, axis=1).mean()",
+            "images",
+        ),
+        Row(
+            "F.cross_entropy(images, pixels, ignore_index=255, weight=w)",
+            f"masked_loss({CE}, images, pixels, pixels != 255, axis=1, {PIXEL_WEIGHTS}).mean()",
+            "images",
+        ),
+        Row(
+            "F.cross_entropy(images, pixels, ignore_index=255, weight=w, label_smoothing=0.1)",
+            f"mean({CE}(images, pixels, axis=1, where=pixels != 255, class_weights=w, label_smoothing=0.1), "
+            "pixels != 255, normalizer=jnp.sum(w[jnp.where(pixels != 255, pixels, 0)], where=pixels != 255))",
             "images",
         ),
     ],
@@ -117,6 +130,22 @@ TABLES = {
             f"mean({BCE}(z, b), weights=v, normalizer=b.size)",
         ),
         Row("nn.BCEWithLogitsLoss(pos_weight=w)(z, b)", f"mean({BCE}(z, b, pos_weight=w))"),
+        Row(
+            f'{WITH_LOGITS}, reduction="none")[known].mean()',
+            f"masked_loss({BCE}, z, b, known, pos_weight=w).mean()",
+            note="a mask: over the known labels",
+        ),
+        Row(
+            f"{WITH_LOGITS}, weight=known.float())",
+            f"mean({BCE}(z, b, where=known, pos_weight=w))",
+            note="a mask: over all labels",
+        ),
+        Row(
+            "F.binary_cross_entropy_with_logits(images, marks, pos_weight=w[:, None, None])",
+            f"mean({BCE}(images, marks, axis=1, pos_weight=w))",
+            "images",
+            "images: `pos_weight` is `[C, 1, 1]` there, `[C]` here",
+        ),
         Row("F.binary_cross_entropy(r, b)", "mean(binary_cross_entropy(r, b))", "r"),
         Row("F.binary_cross_entropy(r, t)", "mean(binary_cross_entropy(r, t))", "r"),
         Row("F.binary_cross_entropy(r, b, weight=w)", "mean(binary_cross_entropy(r, b, class_weights=w))", "r"),

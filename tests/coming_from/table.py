@@ -54,6 +54,7 @@ def data() -> dict[str, np.ndarray]:
         "ids": np.array([[0, 2, -1], [1, -1, -1], [0, 1, -1], [2, -1, -1]]),
         "one_hot": np.eye(3)[[0, 2, 2, 1]],
         "sign": 2.0 * b - 1,
+        "known": np.array([[True, True, False], [False, True, True], [True, True, True], [False, False, True]]),
         "w": np.array([0.5, 1.0, 2.0]),
         "v": np.array([1.0, 0.5, 2.0, 0.25]),
         "p": _softmax(z),
@@ -62,6 +63,7 @@ def data() -> dict[str, np.ndarray]:
         "f": np.array([0.25, -1.5, 2.0, 0.125]),
         "g": np.array([0.0, 1.0, 1.75, 0.0]),
         "images": np.stack([z, z[::-1] - 0.5]).transpose(0, 2, 1).reshape(2, 3, 2, 2),
+        "marks": np.stack([b, 1 - b]).transpose(0, 2, 1).reshape(2, 3, 2, 2).astype(np.float64),
         "pixels": np.array([[[0, 255], [2, 1]], [[255, 255], [1, 0]]]),
         "h": np.array([[1.0, -0.5], [0.25, 2.0], [-1.5, 0.75], [0.5, 0.5]]),
         "kernel": np.array([[0.5, 1.0], [-1.0, 0.25], [2.0, -0.75]]),
@@ -90,7 +92,8 @@ def ours(table: list[Row]) -> Numbers:
 def in_one_program(expressions: list[tuple[str, str | None]], library: dict[str, Any]) -> Numbers:
     """Values and gradients by JAX: compiled together, for each alone takes ten times as long."""
     names = {**library, "jax": jax, "jnp": jnp, "partial": partial}
-    arrays = {key: jnp.asarray(x, jnp.float32 if x.dtype == np.float64 else jnp.int32) for key, x in data().items()}
+    dtypes = {"f": jnp.float32, "i": jnp.int32, "b": bool}
+    arrays = {key: jnp.asarray(x, dtypes[x.dtype.kind]) for key, x in data().items()}
 
     def every(arrays):
         return [derived(expression, names | arrays, by) for expression, by in expressions]
