@@ -15,6 +15,7 @@ BINARY = "BinaryCrossentropy(from_logits=True"
 FOCAL = "CategoricalFocalCrossentropy(from_logits=True"
 MEAN = 'reduction="mean_with_sample_weight"'
 ROW = "p / p.sum(-1, keepdims=True)"
+CLIPPED = "jnp.clip({}, 1e-7, 1 - 1e-7)"
 TABLES = {
     "classes": [
         Row(f"{SPARSE})(y, z)", f"mean({CE}(z, y))"),
@@ -50,6 +51,12 @@ TABLES = {
             "p",
         ),
         Row(
+            f"{FOCAL})(one_hot, 10 * z)",
+            f"mean(softmax_focal_loss(jnp.log({CLIPPED.format('jax.nn.softmax(10 * z)')}), one_hot, "
+            "class_weights=0.25))",
+            note="confident logits, with Keras' clip",
+        ),
+        Row(
             "CategoricalGeneralizedCrossEntropy(q=0.7)(y, ops.softmax(z))",
             "mean(generalized_cross_entropy(z, y, q=0.7))",
             note="drop the softmax",
@@ -66,6 +73,12 @@ TABLES = {
         Row(f'{BINARY}, reduction="none")(b, z)', f"{BCE}(z, b).mean(-1)"),
         Row("BinaryCrossentropy()(b, ops.sigmoid(z))", f"mean({BCE}(z, b))", note="drop the sigmoid"),
         Row("BinaryCrossentropy(from_logits=False)(b, r)", "mean(binary_cross_entropy(r, b))", "r"),
+        Row(
+            "BinaryCrossentropy()(b, e)",
+            f"mean(binary_cross_entropy({CLIPPED.format('e')}, b))",
+            "e",
+            "probabilities of 0, with Keras' clip",
+        ),
         Row(
             "BinaryCrossentropy(label_smoothing=0.1)(b, r)",
             "mean(binary_cross_entropy(r, b, label_smoothing=0.1))",
