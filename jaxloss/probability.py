@@ -136,7 +136,7 @@ def binary_cross_entropy(
     Terms with a coefficient of 0 are exactly 0; the gradient at p = 0 and 1 has the least normal number as divisor.
     Entries up to 8 eps outside [0, 1], as sums that are rounded end, count as 0 or 1; farther out the loss is NaN.
     torch clamps the logarithms at -100, Keras clips p to [1e-7, 1 - 1e-7]: for Keras' numbers pass
-    `jnp.clip(probs, 1e-7, 1 - 1e-7)`, for torch's take the minimum with 100 where the labels are hard.
+    `jnp.clip(probs, 1e-7, 1 - 1e-7)`, for torch's values take the minimum with 100 where the labels are hard.
 
     Args:
       probs: float array [*batch] or [*batch, C] of probabilities in [0, 1].
