@@ -17,7 +17,18 @@ from jax._src import compiler
 
 FAST = {
     f"test_{name}.py"
-    for name in ("class_masks", "export", "linear_sharding", "metrics", "options", "ranking", "transforms", "values")
+    for name in (
+        "class_masks",
+        "export",
+        "linear",
+        "linear_sharding",
+        "metrics",
+        "options",
+        "ranking",
+        "transforms",
+        "values",
+        "zero_weights",
+    )
 }
 EVERYTHING = os.environ.get("OPTIMIZED", "0") != "0"
 PLAIN = ("xla_cpu_use_fusion_emitters", False)  # a third of the time: loops are written by fewer passes
