@@ -4,6 +4,8 @@ import functools
 import re
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -94,6 +96,12 @@ def test_pytorchs_cross_entropy_in_one_function():
     wrong = differences(rows, found, table.theirs("torch", rows), **CLOSE)
     assert not wrong, "\n".join(wrong)
     assert len(rows) > 20
+
+    z, q, w = (table.data()[key].astype(kind) for key, kind in (("z", "float32"), ("q", "int32"), ("w", "float32")))
+    by_numpy = jax.jit(lambda z, q: names["cross_entropy"](z, q, weight=w))(z, q)
+    np.testing.assert_allclose(by_numpy, names["cross_entropy"](z, q, weight=jnp.asarray(w)), rtol=1e-6)
+    with pytest.raises(ValueError, match="reduction must be"):
+        names["cross_entropy"](z, q, reduction="batchmean")
 
 
 @pytest.mark.parametrize("page", sorted(table.PAGES.glob("*.md")), ids=lambda page: page.name)
