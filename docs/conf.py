@@ -19,7 +19,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")  # compiles in a third of the time
 os.environ.pop("MPLBACKEND", None)  # the kernel's own, which shows figures in the page
 
-# A folder of this build's own, for inventories and for settings of the kernels in place of the user's.
+# Settings of the kernels in place of the user's.
 _folder = Path(tempfile.mkdtemp(prefix="jaxloss-docs-"))
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 os.environ["IPYTHONDIR"] = str(_folder)
@@ -138,7 +138,8 @@ def _inventory(name: str, page: str, prefix: str, words: str) -> Path:
     header = (
         f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n# The remainder is compressed using zlib.\n"
     )
-    path = _folder / f"{name}.inv"
+    path = HERE / "api" / "generated" / f"{name}.inv"  # the same in every build, which would else begin anew
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(header.encode() + zlib.compress("".join(lines).encode()))
     return path
 
