@@ -19,12 +19,14 @@ FAST = {
     f"test_{name}.py"
     for name in (
         "class_masks",
+        "derivatives",
         "export",
         "linear",
         "linear_sharding",
         "metrics",
         "options",
         "ranking",
+        "second_derivatives",
         "transforms",
         "values",
         "zero_weights",

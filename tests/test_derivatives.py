@@ -23,7 +23,7 @@ def exact_row(case, logits, label, order=1, **options):
 @pytest.mark.parametrize("kind", ["ids", "soft"])
 def test_hessian_diagonal_in_closed_form(case, kind, rng):
     logits, labels = cases.logits_for(case, rng, rows=4), cases.labels_for(case, rng, kind, rows=4)
-    value, gradient, hessian = jaxloss.per_example_value_grad_hess(case.call)(logits, labels)
+    value, gradient, hessian = case.run_twice(logits, labels)
     for z, t, *got in zip(*map(np.asarray, (logits, labels, value, gradient, hessian)), strict=True):
         exact = (*case.row(z, t), oracle.hessian_diagonal(case.row, z, t))
         for a, b, tolerance in zip(got, exact, (1e-6, 2e-5, 2e-5), strict=True):
@@ -35,7 +35,7 @@ def test_hessian_diagonal_in_closed_form(case, kind, rng):
 def test_hessian_diagonal_with_smoothing_and_z_loss(case, kind, rng):
     logits, labels = cases.logits_for(case, rng), cases.labels_for(case, rng, kind)
     loss = functools.partial(case.call, label_smoothing=0.2, z_loss=0.1)
-    value, gradient, hessian = jaxloss.per_example_value_grad_hess(loss)(logits, labels)
+    value, gradient, hessian = jax.jit(jaxloss.per_example_value_grad_hess(loss))(logits, labels)
     smoothing, z_loss = (float(np.float32(x)) for x in (0.2, 0.1))
     for i in range(len(logits)):
         exact = exact_row(case, np.asarray(logits[i]), np.asarray(labels[i]), 2, smoothing=smoothing, z_loss=z_loss)
@@ -50,7 +50,7 @@ def test_any_rank_axis_and_dtype(case, rng):
     logits = jnp.asarray(rng.normal(size=(2, 5, 3)), jnp.float32)
     ids = jnp.asarray(rng.integers(0, 5, (2, 3)))
     where = jnp.array([[True, False, True], [True, True, True]])
-    full = jaxloss.per_example_value_grad_hess(case.call)
+    full = case.run_twice
 
     def same(got, flat, back):
         """Equal but for what sums in another order round."""
@@ -107,7 +107,7 @@ def test_second_order_agrees_with_float64_differences(case, kind, x64, rng):
     difference = np.array([float(d / (2 * step)) for d in ends[0] - ends[1]])
     np.testing.assert_allclose(product, difference, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(hessian @ tangent, product, rtol=1e-10, atol=1e-12)
-    diagonal = jaxloss.per_example_value_grad_hess(case.call)(jnp.asarray(logits), label)[2]
+    diagonal = case.run_twice(jnp.asarray(logits), label)[2]
     np.testing.assert_allclose(np.diag(hessian), diagonal, rtol=1e-10, atol=1e-12)
     plus, minus = (derivatives(jnp.asarray(logits + s * step * tangent))[1] for s in (1, -1))
     np.testing.assert_allclose(third, (plus - minus) @ tangent / (2 * step), rtol=1e-6, atol=1e-8)
@@ -122,7 +122,7 @@ def test_gradients_by_options(case, kind, rng):
     options = {"class_weights": jnp.asarray(weights), "label_smoothing": jnp.float32(0.2), "z_loss": jnp.float32(0.3)}
     if case.parameter:
         options[case.parameter] = jnp.float32(case.value)
-    gradients = jax.grad(lambda options: jnp.sum(case.loss(logits, labels, **options)))(options)
+    gradients = jax.jit(jax.grad(lambda options: jnp.sum(case.loss(logits, labels, **options))))(options)
 
     def total(name, value, entry=None):
         arguments = {"weights": [mp.mpf(float(w)) for w in weights], "smoothing": float(np.float32(0.2))}
@@ -165,10 +165,10 @@ def _loss(case, row, label, weights, smoothing, z_loss, value):
 
 def test_gradient_by_q_near_cross_entropy():
     """(1 - p^q) / q cancels for small q (-log p); its derivative by q, -s^2 / 2 at 0, must not."""
+    by_q = jax.jit(jax.grad(lambda q, z: jaxloss.generalized_cross_entropy(z, jnp.array(0), q=q)))
     for logit in (8.0, 2.0, -3.0):
         for q in (1e-3, 0.05, 0.7, 1.0):
-            z = jnp.array([logit, 0.0])
-            got = jax.grad(lambda q, z=z: jaxloss.generalized_cross_entropy(z, jnp.array(0), q=q))(q)
+            got = by_q(q, jnp.array([logit, 0.0]))
             s = mp.log1p(mp.exp(-mp.mpf(logit)))
             exact = mp.diff(lambda k, s=s: (1 - mp.exp(-k * s)) / k, mp.mpf(float(np.float32(q))))
             np.testing.assert_allclose(got, float(exact), rtol=1e-5)
@@ -194,7 +194,7 @@ def test_sweep_of_gamma_by_vmap(rng):
 @cases.softmax_cases
 def test_gradient_by_soft_labels(case, rng):
     logits, labels = cases.logits_for(case, rng), cases.labels_for(case, rng, "soft")
-    gradient = jax.grad(lambda t: jnp.sum(case.call(logits, t)))(labels)
+    gradient = jax.jit(jax.grad(lambda t: jnp.sum(case.call(logits, t))))(labels)
     for i in range(len(logits)):
         each = [float(exact_row(case, np.asarray(logits[i]), c)[0]) for c in range(5)]
         np.testing.assert_allclose(gradient[i], each, rtol=1e-5)
@@ -204,9 +204,9 @@ def test_gradient_by_soft_labels(case, rng):
 def test_gradient_by_labels_is_finite_at_hard_ones(case, rng):
     """optax HEAD returns NaN there."""
     logits = jnp.asarray(rng.normal(size=20) * 5, jnp.float32)
+    run = jax.jit(jax.grad(lambda t: jnp.sum(case.call(logits, t))))
     for t in (0.0, 1.0, 0.3):
-        labels = jnp.full(20, t)
-        gradient = jax.grad(lambda t: jnp.sum(case.call(logits, t)))(labels)
+        gradient = run(jnp.full(20, t))
         step = mp.mpf("1e-30")
         for z, got in zip(np.asarray(logits), np.asarray(gradient), strict=True):
             high, low = (case.element(z, mp.mpf(t) + s * step)[0] for s in (1, -1))
