@@ -18,6 +18,7 @@ from jaxloss._core.arguments import check_where
 from jaxloss._core.functions import kept_if_closed
 from jaxloss._core.linear import layer_of
 from jaxloss._core.linear_arguments import (
+    check_axis_name,
     checked_functions,
     checked_layer,
     checked_rows,
@@ -192,6 +193,7 @@ def linear_loss(
     arguments = given._replace(rows=(labels, weights, keep), shared=jax.tree.map(jnp.asarray, loss_args))
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
     functions = checked_functions(name, "loss", loss, logits_fn)
+    check_axis_name(name, "loss", loss, place)
     run = partial(kept_if_closed, program_of_sum, functions, has_aux, layer, checked_rows(name, chunk_rows))
     if place is None:
         total, extra = run(*arguments)
@@ -284,6 +286,7 @@ def map_linear_logits(
     place = layout(name, arguments.hidden, arguments.kernel, class_axis, mesh, batch_spec, axis_name, kernel_spec)
     layer = layer_of(arguments.hidden, arguments.kernel, class_axis, precision)
     functions = checked_functions(name, "fn", fn, logits_fn)
+    check_axis_name(name, "fn", fn, place)
     run = partial(kept_if_closed, program_of_results, functions, layer, checked_rows(name, chunk_rows))
     if place is None:
         return run(*arguments)

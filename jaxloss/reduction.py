@@ -17,7 +17,7 @@ from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.arguments import check_floating, compute_dtype
 from jaxloss._core.log_odds import counted
 from jaxloss._core.masks import by_entry, fitted, neutral, rows_of
-from jaxloss._core.options import as_argument, compiled, describe, explained, known, number, required
+from jaxloss._core.options import as_argument, compiled, describe, explained, known, number, required, unwrapped
 from jaxloss._core.varying import vary, varying
 
 
@@ -62,14 +62,14 @@ class LossSum:
 
     def __add__(self, other: LossSum) -> LossSum:
         if not isinstance(other, LossSum):
-            return NotImplemented
+            self._not_a_number()
         total, total_rest = _exact_sum(self.total, self.total_rest, other.total, other.total_rest)
         weight, weight_rest = _exact_sum(self.weight, self.weight_rest, other.weight, other.weight_rest)
         return LossSum(total, weight, total_rest, weight_rest)
 
     def __radd__(self, other: object) -> LossSum:
         """Makes the builtin `sum`, which starts from 0, work."""
-        return self if isinstance(other, int) and other == 0 else NotImplemented
+        return self if isinstance(other, int) and other == 0 else self._not_a_number()
 
     def __str__(self) -> str:
         """What `jax.grad` shows of a function that returns this in place of a number."""
@@ -82,7 +82,7 @@ class LossSum:
     def _not_a_number(self, *_: object) -> Any:
         raise TypeError("LossSum: a sum of losses with its weight is no number; take its .mean() first.")
 
-    __float__ = __neg__ = __sub__ = __mul__ = __rmul__ = __truediv__ = _not_a_number
+    __float__ = __neg__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __pow__ = __lt__ = _not_a_number
 
 
 def _nothing(x: Any) -> Any:
@@ -181,6 +181,8 @@ def masked_loss(
     name = "masked_loss"
     if not callable(loss):
         raise TypeError(f"{name}: `loss` must be a function of (logits, labels); got {type(loss).__name__}.")
+    if unwrapped(loss)[1].get("where") is not None:
+        raise ValueError(f"{name}: `loss` must not hold a mask; got functools.partial with `where`. Pass both as one.")
     logits, labels = required(name, "logits", logits), required(name, "labels", labels)
     keep = required(name, "where", where, " Without a mask use LossSum.of(loss(logits, labels)).")
     if labels.dtype == jnp.bool_ != keep.dtype:

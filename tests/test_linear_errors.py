@@ -24,6 +24,8 @@ BAD = {
     "integer hidden": (lambda: LINEAR(CE, Y[:, None], W, Y), r"`hidden` must be floating point; got int32\[8,1\]"),
     "complex weights": (lambda: LINEAR(CE, H, W, Y, weights=Y.astype(jnp.complex64)), r"`weights` must be floating point"),
     "chunks": (lambda: LINEAR(CE, H, W, Y, chunk_rows=0), r"`chunk_rows` must be an int >= 1, or None; got 0"),
+    "elements": (lambda: LINEAR(jaxloss.sigmoid_binary_cross_entropy, H, W, jnp.zeros((8, 10))), r"got float32\[8,10\]\. Losses by element are to be summed by row: .*\.sum\(-1\)"),
+    "no axis": (lambda: LINEAR(partial(CE, axis_name="model"), H, W, Y), r"`axis_name` must be a mesh axis.*got 'model', which is none here.*linear_loss takes it as well as its loss"),
     "args": (lambda: LINEAR(CE, H, W, Y, loss_args=2.0), r"`loss_args` must be a tuple; got float\. For one pass \(x,\)"),
     "mean": (lambda: LINEAR(lambda z, y: jnp.mean(CE(z, y)), H, W, Y), r"one float for each row.*got float32\[\]\. Do not reduce"),
     "no sum": (lambda: LINEAR(lambda z, y: z, H, W, Y), r"one float for each row of its logits float32\[8,10\]; got float32\[8,10\]"),

@@ -354,3 +354,36 @@ def test_errors_say_which_spec_does_not_fit(rng):
     split_width = jax.device_put(hidden, NamedSharding(explicit, P(None, None, "model")))
     with jax.set_mesh(explicit), pytest.raises(ValueError, match=r"last axis of `hidden` must be whole"):
         jax.jit(lambda h: jaxloss.linear_loss(CE, h, kernel, problem.labels).mean())(split_width)
+
+
+def test_the_loss_names_the_axes_that_split_the_classes(rng):
+    """Of rows, of the hidden width, or of nothing: the sum over the others would count classes twice."""
+    hidden, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((8, 8), (8, 16)))
+    labels, auto, explicit = jnp.arange(8), mesh(AxisType.Auto), mesh(AxisType.Explicit)
+    loss = partial(jaxloss.softmax_cross_entropy, axis_name="data")
+    message = r"`loss` must name the mesh axes over which the classes are split; got axis_name='data'"
+    with pytest.raises(ValueError, match=message):
+        jaxloss.linear_loss(loss, hidden, kernel, labels, batch_spec="data", mesh=auto)
+    with jax.set_mesh(explicit):
+        split = jax.device_put(kernel, P("data", None))
+    for rows in (P("data"), P()):
+        with jax.set_mesh(explicit):
+            given = jax.device_put(hidden, rows)
+        with pytest.raises(ValueError, match=message):
+            jaxloss.linear_loss(loss, given, split, labels)
+    with pytest.raises(ValueError, match=r"`fn` must name the mesh axes"):
+        jaxloss.map_linear_logits(loss, given, split, labels)
+
+
+@pytest.mark.parametrize("spec", [P(None, "model"), P("data", "model"), P("data", None)])
+def test_explicit_types_are_enough_without_a_mesh_that_is_set(spec, rng):
+    hidden, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((8, 8), (8, 16)))
+    labels, explicit = jnp.arange(8), mesh(AxisType.Explicit)
+    split = jax.device_put(kernel, NamedSharding(explicit, spec))
+    names = {"axis_name": "model"} if "model" in spec else {}
+    run = partial(jaxloss.linear_loss, partial(jaxloss.softmax_cross_entropy, **names))
+    expected = jaxloss.softmax_cross_entropy(hidden @ kernel, labels).mean()
+    for rows in (P(), P("data")):
+        given = jax.device_put(hidden, NamedSharding(explicit, rows))
+        np.testing.assert_allclose(run(given, split, labels).mean(), expected, rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(run)(given, split, labels).mean(), expected, rtol=1e-6)

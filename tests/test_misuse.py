@@ -187,6 +187,9 @@ SUM = jaxloss.LossSum(jnp.float32(6), jnp.float32(3))
 NAMED = {
     "sum for losses": (lambda: jaxloss.mean(SUM), r"got LossSum, a sum: its \.mean\(\) is a number"),
     "sum as number": (lambda: float(SUM), r"LossSum: a sum of losses .* is no number; take its \.mean\(\) first"),
+    "a sum and a number": (lambda: SUM + jnp.ones(()), r"take its \.mean\(\) first"),
+    "a number and a sum": (lambda: 1.0 - SUM, r"take its \.mean\(\) first"),
+    "two masks": (lambda: jaxloss.masked_loss(partial(CE, where=KEEP), Z, Y, KEEP), r"`loss` must not hold a mask"),
     "scaled sum": (lambda: 2 * SUM, r"take its \.mean\(\) first"),
     "divided sum": (lambda: SUM / jnp.float32(8), r"take its \.mean\(\) first"),
     "mask for losses": (lambda: jaxloss.mean(KEEP, jnp.ones(3)), r"A mask goes second: mean\(losses, mask\)"),

@@ -210,3 +210,43 @@ def test_divergence_with_sharded_classes(rng):
     close(jax.jit(sharded)(logits, other), expected)
     explicit = [jax.device_put(x, NamedSharding(mesh(AxisType.Explicit), spec)) for x in (logits, other)]
     close(jax.jit(lambda z, u: jaxloss.softmax_kl_divergence(z, u, temperature=2.0))(*explicit), expected)
+
+
+@cases.parametrize([*cases.CLASSES, *cases.RANKING, *cases.PROBABILITIES, cases.SIGMOID[0]])
+@pytest.mark.parametrize("varies", ["logits", "labels"])
+def test_logits_and_labels_may_vary_over_different_axes(case, varies, rng):
+    """Labels made inside, or shared by devices that each have logits: types of both forms agree."""
+    logits, labels = batch(rng, "soft" if case.soft else "ids", 40)
+    logits, labels = case.link(logits), labels if case.soft else jax.nn.one_hot(labels, 40)
+    given = (logits, labels[:1]) if varies == "logits" else (logits[:1], labels)
+    smooth = case.takes(label_smoothing=0.1)
+
+    def total(z, t):
+        t = jnp.broadcast_to(t, (len(z), 40)) if varies == "logits" else t
+        z = jnp.broadcast_to(z, (len(t), 40)) if varies == "labels" else z
+        return jax.lax.psum(jnp.sum(case.call(z, t, **smooth)), "data")
+
+    specs = tuple(P("data") if len(x) > 1 else P() for x in given)
+    sharded = jax.shard_map(total, mesh=mesh(AxisType.Auto), in_specs=specs, out_specs=P())
+    expected = jnp.sum(case.call(*(jnp.broadcast_to(x, (ROWS, 40)) for x in given), **smooth))
+    np.testing.assert_allclose(jax.jit(sharded)(*given), expected, rtol=64 * 2.0**-23)
+
+
+@cases.parametrize(cases.CLASSES)
+def test_an_axis_that_does_not_split_the_classes_is_refused(case, rng):
+    """Types tell where they are tracked; without that, and where `vmap` names the axis, nothing is refused."""
+    logits, labels = batch(rng, "ids")
+    loss = partial(case.call, axis_name="model")
+
+    def sharded(spec, **options):
+        return jax.shard_map(loss, mesh=mesh(AxisType.Auto), in_specs=(P(None, spec), P()), out_specs=P(), **options)(
+            logits, labels
+        )
+
+    with pytest.raises(ValueError, match=r"`logits` must be split by class over mesh axis 'model'.*on each of its 4"):
+        sharded(None)
+    with pytest.raises(ValueError, match=r"`axis_name` must be a mesh axis inside jax\.shard_map; got 'model'"):
+        loss(logits, labels)
+    close(sharded("model", check_vma=False), case.call(logits, labels))
+    parts = jax.vmap(loss, in_axes=(1, None), axis_name="model")(logits.reshape(ROWS, 4, -1), labels)
+    close(parts[0], case.call(logits, labels))

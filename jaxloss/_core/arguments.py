@@ -16,6 +16,7 @@ from jaxloss._core.checks import check_domain, guard
 from jaxloss._core.classes import ClassAxis, holds_at
 from jaxloss._core.options import describe, number
 from jaxloss._core.order import check_order, swapped
+from jaxloss._core.varying import check_split
 
 
 def compute_dtype(x: jax.Array) -> jnp.dtype:
@@ -109,6 +110,7 @@ def check_where(name: str, where: jax.Array | None, allowed: dict[tuple[int, ...
 def softmax_rows(name, logits, labels, axis, where, axis_name=None, excluded=-np.inf, argument="logits") -> Rows:
     """Checks the arguments that every softmax loss takes. Labels: ids by rank, else a distribution, or None."""
     check_floating(name, argument, logits, labels)
+    check_split(name, argument, logits, axis_name)
     axes = _class_axes(name, argument, logits, axis)
     batch = tuple(size for i, size in enumerate(logits.shape) if i not in axes)
     size = math.prod(logits.shape[i] for i in axes)

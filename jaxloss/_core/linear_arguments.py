@@ -153,6 +153,19 @@ def filling(name, key, function, class_fill, place: Layout, arguments: Arguments
     return Filling(name, key, size, arguments.hidden.shape[:-1], of_ours if added else None, value)
 
 
+def check_axis_name(name: str, key: str, function: Callable, place: Layout | None) -> None:
+    """That a partial which names the mesh axes of the classes names those that split them."""
+    given = unwrapped(function)[1].get("axis_name")
+    names = () if given is None else given if isinstance(given, tuple) else (given,)
+    if place is not None and names and set(names) != set(place.classes):
+        split = f"over {place.classes}" if place.classes else "over no mesh axis"
+        raise ValueError(
+            f"{name}: `{key}` must name the mesh axes over which the classes are split; got axis_name={given!r}, and a "
+            f"kernel whose classes are split {split}. On automatic meshes pass axis_name to {name} as well; where the "
+            "classes are whole, to neither."
+        )
+
+
 def checked_weights(name: str, weights: jax.Array | None, batch: tuple[int, ...], layer: Layer) -> jax.Array | None:
     """Weights of rows; counts as numbers of the computed dtype."""
     if weights is None:
@@ -180,7 +193,12 @@ def check_results(name: str, key: str, logits: jax.Array, found: Tree, exactly: 
         floating = jnp.issubdtype(getattr(x, "dtype", object), jnp.floating)
         if shape[:1] != logits.shape[:1] or (exactly and (len(shape) > 1 or not floating)):
             got = describe(x) if hasattr(x, "dtype") else repr(x)
+            advice = "Do not reduce over the rows in it."
+            if shape[:1] == logits.shape[:1]:
+                advice = (
+                    "Losses by element are to be summed by row: lambda logits, labels: loss(logits, labels).sum(-1)."
+                )
             raise ValueError(
                 f"{name}: `{key}` must return {'one float' if exactly else 'an entry'} for each row of its logits "
-                f"{describe(logits)}; got {got}. Do not reduce over the rows in it."
+                f"{describe(logits)}; got {got}. {advice}"
             )

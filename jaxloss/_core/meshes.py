@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxloss._core.annotations import AxisName
@@ -98,7 +98,8 @@ class Layout(NamedTuple):
         leaves, structure = jax.tree.flatten(arguments)
         in_specs = tuple(jax.tree.leaves(specs))
         if self.mesh.explicit_axes:
-            leaves = [jax.sharding.reshard(x, spec) for x, spec in zip(leaves, in_specs, strict=True)]
+            placed = (NamedSharding(self.mesh, spec) for spec in in_specs)
+            leaves = [jax.sharding.reshard(x, where) for x, where in zip(leaves, placed, strict=True)]
 
         def shard(*leaves):
             given = structure.unflatten(leaves)
@@ -160,7 +161,8 @@ def layout(name: str, hidden: jax.Array, kernel: jax.Array, class_axis: int, mes
     if not named and not any([*typed_kernel, *hidden_spec]):
         return None
     ambient = jax.sharding.get_abstract_mesh()
-    devices = mesh or (jax.typeof(hidden).sharding.mesh if ambient.empty else ambient)
+    typed = (jax.typeof(x).sharding.mesh for x in (hidden, kernel))
+    devices = mesh or next((given for given in (ambient, *typed) if not given.empty), ambient)
     if devices.empty:
         raise ValueError(
             f"{name}: `batch_spec` and `axis_name` name axes of a mesh; there is none here. Call it under "

@@ -110,7 +110,7 @@ def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name",
         for key, value in bound.arguments.items():
             if key not in static:
                 default = signature.parameters[key].default
-                if value is None and key in OPTIONS and default is not None:
+                if value is None and key in OPTIONS and "None" not in str(signature.parameters[key].annotation):
                     raise TypeError(f"{caller}: `{key}` must be a number; got None. Leave it out for {default}.")
                 needed = default is inspect.Parameter.empty
                 bound.arguments[key] = (required if needed else as_argument)(caller, key, value)
@@ -190,7 +190,8 @@ def as_argument(name: str, key: str, value: Any) -> Any:
         return None
     option = OPTIONS.get(key)
     if option is not None and isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name}: `{key}` must be a number; got {value}. To switch it off leave it out.")
+        switched = f" To switch it off pass {option.off:g}." if option.off is not None and not value else ""
+        raise TypeError(f"{name}: `{key}` must be a number; got {value}.{switched}")
     if option is not None and isinstance(value, int | float | np.integer | np.floating):
         if not option.low <= value <= option.high:
             raise ValueError(f"{name}: `{key}` must be {_domain(option)}; got {value:g}.")

@@ -13,9 +13,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._core.varying import vary, varying_any
+
 
 def on_platform(*arguments: Any, cpu: Callable, accelerator: Callable) -> Any:
-    """The result of the form for CPU, or of that for everything else."""
+    """The result of the form for CPU, or of that for everything else; of one type, whatever a form reads of them."""
+    arguments = vary(arguments, varying_any(arguments))
     return lax.platform_dependent(*arguments, cpu=cpu, default=accelerator)
 
 

@@ -38,6 +38,24 @@ def varying_any(tree: Tree) -> Axes:
     return frozenset().union(*map(varying, jax.tree.leaves(tree)))
 
 
+def check_split(name: str, argument: str, x: jax.Array, axis_name: Any) -> None:
+    """That the mesh axes which are to split the classes exist and, as far as types tell, that they do split them."""
+    for axis in axis_name if isinstance(axis_name, tuple) else () if axis_name is None else (axis_name,):
+        try:
+            index = jax.eval_shape(partial(lax.axis_index, axis))
+        except NameError:
+            raise ValueError(
+                f"{name}: `axis_name` must be a mesh axis inside jax.shard_map; got {axis!r}, which is none here. "
+                "Where the classes are not split leave it out; linear_loss takes it as well as its loss."
+            ) from None
+        if lax.axis_size(axis) > 1 and axis in varying(index) - varying(x):
+            raise ValueError(
+                f"{name}: `{argument}` must be split by class over mesh axis {axis!r}, which `axis_name` names; got "
+                f"{x.dtype}{list(x.shape)}, the same on each of its {lax.axis_size(axis)} devices, whose classes would "
+                "count as often. Leave axis_name out, or split the classes."
+            )
+
+
 def spread(tree: Tree, axes: Axes, gathers: Gathers = ()) -> Tree:
     """The same values on every device of `axes`, gathered if need be; their gradient is summed over devices in float32.
 
