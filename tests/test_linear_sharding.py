@@ -378,7 +378,8 @@ def test_the_loss_names_the_axes_that_split_the_classes(rng):
 @pytest.mark.parametrize("spec", [P(None, "model"), P("data", "model"), P("data", None)])
 def test_explicit_types_are_enough_without_a_mesh_that_is_set(spec, rng):
     hidden, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((8, 8), (8, 16)))
-    labels, explicit = jnp.arange(8), mesh(AxisType.Explicit)
+    explicit = mesh(AxisType.Explicit)
+    labels = jax.device_put(jnp.arange(8), NamedSharding(explicit, P()))
     split = jax.device_put(kernel, NamedSharding(explicit, spec))
     names = {"axis_name": "model"} if "model" in spec else {}
     run = partial(jaxloss.linear_loss, partial(jaxloss.softmax_cross_entropy, **names))
