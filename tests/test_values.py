@@ -224,3 +224,11 @@ def test_a_class_that_leads_moves_as_the_others_do():
     complement = np.array([2 * np.exp(-20), np.exp(-40) + np.exp(-39)])
     np.testing.assert_allclose(moved.negative_log_complement, slopes, rtol=32 * 2.0**-23)
     np.testing.assert_allclose(moved.complement, -slopes * complement, rtol=128 * 2.0**-23)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_row_without_any_probability_has_no_logsumexp(size):
+    """It is 0, by ids as by rows, and adds nothing to a z-loss."""
+    z = jnp.full(size, -jnp.inf)
+    for given in (jnp.array(0), jnp.eye(size)[0]):
+        np.testing.assert_array_equal(jax.jit(jaxloss.softmax_statistics)(z, given).logsumexp, 0)
