@@ -274,7 +274,7 @@ MUTANTS = [
     Mutant("_core/linear.py", "kernel = kernel.astype(layer.dtype)", "kernel = kernel", LINEAR),
     Mutant("_core/linear.py", "lax.psum(sum(x), axes) if axes else sum(x)", "sum(x)", "tests/test_linear_sharding.py"),
     # Sums, means, weights, metrics.
-    Mutant("reduction.py", "self.total + self.total_rest", "self.total", REDUCTION),
+    Mutant("reduction.py", "self.total + self.total_rest", "self.total", f"{VALUES} -k rounded_by"),
     Mutant("reduction.py", "jnp.where(empty, 1, weight)", "jnp.where(empty, 2, weight + 1)", VALUES),
     Mutant("reduction.py", "(x - (z - of_b)) + (y - of_b)", "x - (z - of_b)", REDUCTION),
     Mutant("reduction.py", "jnp.sum(counted(weights, losses) * weights)", "jnp.sum(losses * weights)", ZERO),

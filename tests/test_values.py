@@ -232,3 +232,10 @@ def test_a_row_without_any_probability_has_no_logsumexp(size):
     z = jnp.full(size, -jnp.inf)
     for given in (jnp.array(0), jnp.eye(size)[0]):
         np.testing.assert_array_equal(jax.jit(jaxloss.softmax_statistics)(z, given).logsumexp, 0)
+
+
+def test_the_mean_counts_what_sums_of_devices_were_rounded_by():
+    """A sum over devices adds up their roundings, to more than one of the total."""
+    zero, one, large, rest = (jnp.float32(x) for x in (0, 1, 2**24, 8))
+    assert jaxloss.LossSum(large, one, rest, zero).mean() == 2**24 + 8
+    assert jaxloss.LossSum(large, large, zero, rest).mean() == np.float32(2**24 / (2**24 + 8))
