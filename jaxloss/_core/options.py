@@ -109,10 +109,10 @@ def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name",
         caller = bound.arguments.get("name", name)
         for key, value in bound.arguments.items():
             if key not in static:
-                default = signature.parameters[key].default
-                if value is None and key in OPTIONS and "None" not in str(signature.parameters[key].annotation):
-                    raise TypeError(f"{caller}: `{key}` must be a number; got None. Leave it out for {default}.")
+                default, admitted = signature.parameters[key].default, str(signature.parameters[key].annotation)
                 needed = default is inspect.Parameter.empty
+                if value is None and not needed and key in OPTIONS and "None" not in admitted:
+                    raise TypeError(f"{caller}: `{key}` must be a number; got None. Leave it out for {default}.")
                 bound.arguments[key] = (required if needed else as_argument)(caller, key, value)
             elif key == "axis":
                 bound.arguments[key] = static_axis(caller, value)
