@@ -7,7 +7,6 @@ steps nothing is compiled, and neither arrays nor memory grow.
 
 import argparse
 import functools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxloss
+from tests import programs
 
 ROWS, WIDTH, CLASSES, VOCABULARY = 256, 16, 10, 503
 WARM = 20
@@ -78,12 +78,6 @@ def last_layer(params, step, x, ids, keep, weights, spoiled, junk):
 MODELS: dict[str, tuple[Callable, int]] = {"classifier": (classifier, CLASSES), "last layer": (last_layer, VOCABULARY)}
 
 
-def resident() -> float:
-    """Megabytes of memory of this process, or 0 where the system does not say."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6 if statm.exists() else 0.0
-
-
 def run(model: str, dtype, steps: int, junk: float = np.nan, samples: int = 100) -> Run:
     loss, classes = MODELS[model]
 
@@ -114,7 +108,7 @@ def run(model: str, dtype, steps: int, junk: float = np.nan, samples: int = 100)
             losses.append((float(value), float(jaxloss.mean(direct, where=given[2]))))
             if step >= WARM and step % every == 0:
                 arrays.append(len(jax.live_arrays()))
-                megabytes.append(resident())
+                megabytes.append(programs.resident() / 1e6)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     return Run(np.array(losses), compiled.count(COMPILED), np.array(arrays), np.array(megabytes))
