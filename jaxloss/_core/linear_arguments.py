@@ -13,7 +13,7 @@ from jaxloss._core.functions import Frozen, freeze
 from jaxloss._core.linear import Layer
 from jaxloss._core.meshes import Arguments, Layout
 from jaxloss._core.options import as_argument, check_given, describe, known, required, unwrapped
-from jaxloss._core.varying import Tree
+from jaxloss._core.varying import Tree, names_of
 
 
 def checked_layer(name, hidden, kernel, bias, rows, axis) -> tuple[Arguments, tuple[int, ...], int]:
@@ -156,8 +156,8 @@ def filling(name, key, function, class_fill, place: Layout, arguments: Arguments
 def check_axis_name(name: str, key: str, function: Callable, place: Layout | None) -> None:
     """That a partial which names the mesh axes of the classes names those that split them."""
     given = unwrapped(function)[1].get("axis_name")
-    names = () if given is None else given if isinstance(given, tuple) else (given,)
-    if place is not None and names and set(names) != set(place.classes):
+    names = set(names_of(given))
+    if place is not None and names and names != set(place.classes):
         split = f"over {place.classes}" if place.classes else "over no mesh axis"
         raise ValueError(
             f"{name}: `{key}` must name the mesh axes over which the classes are split; got axis_name={given!r}, and a "

@@ -17,14 +17,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxloss._core.annotations import AxisName
 from jaxloss._core.options import describe
-from jaxloss._core.varying import Gathers, Tree, spread
+from jaxloss._core.varying import Gathers, Tree, names_of, spread
 
 Spec = str | P | None
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-    """Mesh axes of an entry of a `PartitionSpec`."""
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _entry(names: tuple[str, ...]) -> Any:
@@ -52,7 +47,7 @@ class Layout(NamedTuple):
 
     @property
     def batch_names(self) -> tuple[str, ...]:
-        return sum(map(_names, self.batch), ())
+        return sum(map(names_of, self.batch), ())
 
     @property
     def shards(self) -> int:
@@ -65,7 +60,7 @@ class Layout(NamedTuple):
         def default(x):
             if not by_row:
                 return _typed(x)
-            rest = [_entry(tuple(n for n in _names(e) if n not in self.batch_names)) for e in _typed(x)]
+            rest = [_entry(tuple(n for n in names_of(e) if n not in self.batch_names)) for e in _typed(x)]
             return P(*self.batch, *rest[len(self.batch) :])
 
         if given is None:
@@ -114,7 +109,7 @@ class Layout(NamedTuple):
 
         def pad(x, spec):
             entries = zip(x.shape, _entries(spec, x.ndim), strict=True)
-            widths = [(0, added if n == size and _names(e) == self.classes else 0) for n, e in entries]
+            widths = [(0, added if n == size and names_of(e) == self.classes else 0) for n, e in entries]
             if not any(map(any, widths)):
                 return x
             return jnp.pad(x, widths, constant_values=fill(x) if callable(fill) else fill)
@@ -143,7 +138,7 @@ def _kernel(mesh: Mesh | AbstractMesh, shape: tuple[int, ...], spec: P, own: lis
     """
     entries, gathers = [], []
     for axis, names in enumerate(own):
-        found = _names(spec[axis])
+        found = names_of(spec[axis])
         rest = found[len(names) :]
         fits = found == names + rest and set(rest) <= set(rows)
         if fits and rest and shape[axis] % math.prod(mesh.shape[n] for n in found) == 0:
@@ -176,14 +171,14 @@ def layout(name: str, hidden: jax.Array, kernel: jax.Array, class_axis: int, mes
             f"got {batch}."
         )
     batch = _entries(batch, hidden.ndim - 1)
-    rows = sum(map(_names, batch), ())
-    classes = _names(typed_kernel[class_axis]) if axis_name is None else _names(axis_name)
+    rows = sum(map(names_of, batch), ())
+    classes = names_of(typed_kernel[class_axis]) if axis_name is None else names_of(axis_name)
     if axis_name is None:
         classes = tuple(n for n in classes if n not in rows)
     _check(name, devices, batch, rows, classes, hidden, hidden_spec)
     if kernel_spec is not None:
         typed_kernel = _entries(P(kernel_spec) if isinstance(kernel_spec, str) else kernel_spec, 2)
-        wrong = sorted(set(sum(map(_names, typed_kernel), ())) - {*rows, *classes})
+        wrong = sorted(set(sum(map(names_of, typed_kernel), ())) - {*rows, *classes})
         if wrong:
             raise ValueError(
                 f"{name}: `kernel_spec` must name axes of `batch_spec` and `axis_name` alone; got {kernel_spec}, with "
@@ -205,13 +200,13 @@ def _check(name, mesh, batch, rows, classes, hidden, hidden_spec) -> None:
     both = set(rows) & set(classes)
     if both:
         raise ValueError(f"{name}: rows and classes must lie on different mesh axes; both are given {sorted(both)}.")
-    if _names(hidden_spec[-1]):
+    if names_of(hidden_spec[-1]):
         raise ValueError(
             f"{name}: the last axis of `hidden` must be whole on every device; its type says {hidden_spec}. Use "
             "jax.sharding.reshard(hidden, ...) before."
         )
     for size, entry in zip(hidden.shape, batch, strict=False):
-        parts = math.prod(mesh.shape[n] for n in _names(entry))
+        parts = math.prod(mesh.shape[n] for n in names_of(entry))
         if size % parts:
             raise ValueError(
                 f"{name}: {size} rows of `hidden` {describe(hidden)} do not divide over the {parts} devices of mesh "

@@ -38,9 +38,14 @@ def varying_any(tree: Tree) -> Axes:
     return frozenset().union(*map(varying, jax.tree.leaves(tree)))
 
 
+def names_of(axes: Any) -> tuple[str, ...]:
+    """Mesh axes of an `axis_name` or of an entry of a `PartitionSpec`: none, one or several."""
+    return () if axes is None else tuple(axes) if isinstance(axes, tuple | list) else (axes,)
+
+
 def check_split(name: str, argument: str, x: jax.Array, axis_name: Any) -> None:
     """That the mesh axes which are to split the classes exist and, as far as types tell, that they do split them."""
-    for axis in axis_name if isinstance(axis_name, tuple) else () if axis_name is None else (axis_name,):
+    for axis in names_of(axis_name):
         try:
             index = jax.eval_shape(partial(lax.axis_index, axis))
         except NameError:
