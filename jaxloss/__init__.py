@@ -3,6 +3,7 @@
 from jaxloss import metrics
 from jaxloss.derivatives import per_example_value_and_grad, per_example_value_grad_hess
 from jaxloss.divergence import softmax_kl_divergence
+from jaxloss.focal import generalized_cross_entropy, poly_loss_cross_entropy, softmax_focal_loss
 from jaxloss.linear import linear_loss, map_linear_logits
 from jaxloss.margin import huber_loss, modified_huber_loss, squared_hinge_loss
 from jaxloss.probability import binary_cross_entropy, cross_entropy, negative_log_likelihood
@@ -14,13 +15,7 @@ from jaxloss.ranking import (
 )
 from jaxloss.reduction import LossSum, masked_loss, mean
 from jaxloss.sigmoid import asymmetric_loss, sigmoid_binary_cross_entropy, sigmoid_focal_loss
-from jaxloss.softmax import (
-    generalized_cross_entropy,
-    poly_loss_cross_entropy,
-    softmax_cross_entropy,
-    softmax_cross_entropy_with_integer_labels,
-    softmax_focal_loss,
-)
+from jaxloss.softmax import softmax_cross_entropy, softmax_cross_entropy_with_integer_labels
 from jaxloss.sparse import entmax, entmax15, entmax_loss, multiclass_sparsemax_loss, sparsemax, sparsemax_loss
 from jaxloss.statistics import SoftmaxStatistics, softmax_statistics
 from jaxloss.weighting import balanced_class_weights, balanced_pos_weight, effective_number_weights
