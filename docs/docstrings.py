@@ -14,7 +14,9 @@ import jaxloss
 
 HERE = Path(__file__).resolve().parent
 METRICS = ("hamming_loss", "label_ranking_loss", "zero_one_loss")
-PUBLIC = {name: f"jaxloss.{name}" for name in jaxloss.__all__ if name != "metrics"}
+BOOSTING = ("objective", "metric", "initial_score")
+PUBLIC = {name: f"jaxloss.{name}" for name in jaxloss.__all__ if name not in ("boosting", "metrics")}
+PUBLIC |= {f"boosting.{name}": f"jaxloss.boosting.{name}" for name in BOOSTING}
 PUBLIC |= {name: f"jaxloss.metrics.{name}" for metric in METRICS for name in (metric, f"metrics.{metric}")}
 
 LITERAL = re.compile(r"(``.+?``|:\w+:`.+?`|`.+?`)")

@@ -1,6 +1,6 @@
 """Classification losses for JAX: accurate everywhere, one contract for every loss."""
 
-from jaxloss import metrics
+from jaxloss import boosting, metrics
 from jaxloss.derivatives import per_example_value_and_grad, per_example_value_grad_hess
 from jaxloss.divergence import softmax_kl_divergence
 from jaxloss.focal import generalized_cross_entropy, poly_loss_cross_entropy, softmax_focal_loss
@@ -29,6 +29,7 @@ __all__ = [
     "balanced_class_weights",
     "balanced_pos_weight",
     "binary_cross_entropy",
+    "boosting",
     "cross_entropy",
     "effective_number_weights",
     "entmax",

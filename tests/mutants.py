@@ -36,6 +36,7 @@ VALUES, OPTIONS, EDGES, SECOND = (f"tests/test_{x}.py" for x in ("values", "opti
 DERIVATIVES, RANKING, SPARSE = (f"tests/test_{x}.py" for x in ("derivatives", "ranking", "sparse"))
 REDUCTION, METRICS, ELEMENTS = (f"tests/test_{x}.py" for x in ("reduction", "metrics", "elementwise"))
 LINEAR, ACCURACY, MASKS = (f"tests/test_{x}.py" for x in ("linear", "accuracy", "class_masks"))
+BOOSTING = "tests/test_boosting.py"
 ZERO, SHARDING, PLATFORMS = (f"tests/test_{x}.py" for x in ("zero_weights", "sharding", "linear_platforms"))
 
 MUTANTS = [
@@ -285,6 +286,12 @@ MUTANTS = [
     Mutant("weighting.py", "jnp.where(b == 1, n, jnp.minimum(n, 1))", "n", VALUES),
     Mutant("metrics.py", "jnp.max(elements.targets, elements.axis", "jnp.min(elements.targets, elements.axis", METRICS),
     Mutant("statistics.py", "every.odds.p * every.odds.nll", "every.odds.p * every.odds.nlc", DERIVATIVES),
+    # Boosting.
+    Mutant("boosting.py", "LIGHTGBM: classes / (classes - 1)", "LIGHTGBM: 2.0", BOOSTING),
+    Mutant("boosting.py", "return -np.stack(both, -1)", "return np.stack(both, -1)", BOOSTING),
+    Mutant("_core/boosting.py", "return each * gradient, each * curve", "return each * gradient, curve", BOOSTING),
+    Mutant("_core/boosting.py", "jnp.abs(gradient) + FLOOR)", "gradient + FLOOR)", BOOSTING),
+    Mutant("_core/boosting_arguments.py", "rows.bit_length() - 4", "0", BOOSTING),
     # Elementwise losses.
     Mutant("sigmoid.py", "share * t + (1 - share) * (1 - t)", "share * t + share * (1 - t)", VALUES),
     Mutant("sigmoid.py", "truth.p - margin", "truth.p", ELEMENTS),

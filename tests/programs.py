@@ -18,6 +18,7 @@ from jax._src import compiler
 FAST = {
     f"test_{name}.py"
     for name in (
+        "boosting",
         "class_masks",
         "coming_from",
         "derivatives",

@@ -22,8 +22,9 @@ WORDS = """imbalance segmentation mixup Flax Keras detection distillation PyTorc
 scikit-learn TensorFlow torchvision ignore_index label_smoothing class_weight sample_weight pos_weight weights smoothing
 calibration noisy vocabulary multi-label ordinal focal boosting entropy mesh logits gradient Hessian glossary"""
 METRICS = ("hamming_loss", "label_ranking_loss", "zero_one_loss")
-NAMES = {name: f"jaxloss.{name}" for name in jaxloss.__all__ if name != "metrics"}
+NAMES = {name: f"jaxloss.{name}" for name in jaxloss.__all__ if name not in ("boosting", "metrics")}
 NAMES |= {name: f"jaxloss.metrics.{name}" for name in METRICS}
+NAMES |= {f"boosting.{name}": f"jaxloss.boosting.{name}" for name in ("initial_score", "metric", "objective")}
 
 LOOK = """async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;

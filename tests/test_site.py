@@ -1,5 +1,6 @@
 """What the site says of the package is so: names, formulas, signatures, tables, links."""
 
+import functools
 import html
 import inspect
 import os
@@ -17,8 +18,10 @@ from tests import accuracy
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SITE = Path(os.environ.get("JAXLOSS_SITE", DOCS / "_build"))
+BOOSTING = ("initial_score", "metric", "objective")
 METRICS = ("hamming_loss", "label_ranking_loss", "zero_one_loss")
-NAMES = [name for name in jaxloss.__all__ if name != "metrics"] + [f"metrics.{name}" for name in METRICS]
+NAMES = [name for name in jaxloss.__all__ if name not in ("boosting", "metrics")]
+NAMES += [*(f"metrics.{name}" for name in METRICS), *(f"boosting.{name}" for name in BOOSTING)]
 WITHOUT_FORMULA = {
     "LossSum", "SoftmaxStatistics", "masked_loss", "per_example_value_and_grad", "per_example_value_grad_hess",
     "softmax_statistics",
@@ -29,11 +32,11 @@ import formulas  # noqa: E402
 
 
 def public(name: str):
-    return getattr(jaxloss.metrics, name.removeprefix("metrics.")) if "." in name else getattr(jaxloss, name)
+    return functools.reduce(getattr, name.split("."), jaxloss)
 
 
 def overview(file: Path = DOCS / "api" / "index.md") -> list[str]:
-    return re.findall(r"^   ((?:metrics\.)?\w+)$", file.read_text(), re.MULTILINE)
+    return re.findall(r"^   ((?:metrics\.|boosting\.)?\w+)$", file.read_text(), re.MULTILINE)
 
 
 def test_the_overview_has_every_name_once():

@@ -1,0 +1,178 @@
+"""Losses as boosting libraries call them: their arguments, and the layout of their scores.
+
+Each library has its own order of arguments and its own layout. What a call gives is told from its arguments, so none of
+the libraries is imported. Rows are padded to one of eight sizes between two powers of two: bags and folds of nearly the
+same size then run one program.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxloss._core.options import as_argument, bind, known, unwrapped
+
+XGBOOST, LIGHTGBM, CATBOOST = "XGBoost", "LightGBM", "CatBoost"
+ABSENT = "absent"
+
+
+class Call(NamedTuple):
+    """What a library hands over."""
+
+    library: str
+    scores: np.ndarray  # [rows] or [rows, classes]
+    labels: np.ndarray
+    weights: np.ndarray | None
+
+
+def read(name: str, first: Any, second: Any, weight: Any, sample_weight: Any) -> Call:
+    """The call of a library: (scores, data), or (labels, scores) with weights from the interfaces of scikit-learn.
+
+    There LightGBM gives weights by position, be they None, and XGBoost by keyword, if there are any.
+    """
+    if hasattr(second, "get_label"):
+        library = XGBOOST if hasattr(second, "get_base_margin") else LIGHTGBM
+        scores, labels, weights = first, second.get_label(), second.get_weight()
+    else:
+        given = isinstance(weight, str) and weight == ABSENT
+        library, weights = (XGBOOST, sample_weight) if given else (LIGHTGBM, weight)
+        labels, scores = first, second
+    return checked(name, library, scores, labels, weights)
+
+
+def checked(name: str, library: str, scores: Any, labels: Any, weights: Any) -> Call:
+    if labels is None:
+        raise ValueError(f"{name}: the data of {library} have no labels.")
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    weights = None if weights is None or np.size(weights) == 0 else np.asarray(weights)
+    rows = scores.shape[0] if scores.ndim else 0
+    if scores.ndim == 2 and scores.shape[1] == 1:
+        scores = scores[:, 0]
+    if scores.ndim == 2 and labels.size == scores.size:
+        labels = labels.reshape(scores.shape)
+    elif labels.size == rows:
+        labels = labels.reshape(rows)
+    if scores.ndim not in (1, 2) or labels.shape not in ((rows,), scores.shape):
+        raise ValueError(
+            f"{name}: scores of {library} must have shape (rows,) or (rows, classes) and labels (rows,) or that of the "
+            f"scores; got {scores.shape} and {labels.shape}. Flat scores of several classes come from versions before "
+            "XGBoost 2.1 and LightGBM 4."
+        )
+    if weights is not None and weights.shape != (rows,):
+        raise ValueError(f"{name}: weights must have shape ({rows},), one for each row; got {weights.shape}.")
+    return Call(library, scores, labels, weights)
+
+
+class Given(NamedTuple):
+    """A loss of jaxloss and its options: static ones, and those that a program takes as arguments."""
+
+    function: Callable[..., jax.Array]
+    static: tuple[tuple[str, Any], ...]
+    traced: dict[str, Any]
+    by_row: bool  # one loss for a row of classes; else one for each score
+
+
+def given(name: str, loss: Any) -> Given:
+    """Checks a loss, and sorts its options as `compiled` does: a Python number that switches one off stays static."""
+    found = known(loss) if callable(loss) else None
+    if found is None or found.hessian is None:
+        raise TypeError(
+            f"{name}: `loss` must be a loss of jaxloss on logits, or functools.partial of one with keyword options; "
+            f"got {loss!r}."
+        )
+    function, options = unwrapped(loss)
+    for key in ("axis", "where", "axis_name"):
+        if key in options:
+            raise TypeError(f"{name}: `loss` must not hold `{key}`: libraries hand over whole rows of classes.")
+    bind(function.__name__, inspect.signature(function), (None, None), options)
+    traced = {}
+    for key, value in options.items():
+        number = as_argument(function.__name__, key, value) if not isinstance(value, str) else None
+        if number is not None:
+            traced[key] = np.float32(number) if isinstance(number, float) else np.asarray(number)
+    static = tuple((key, value) for key, value in options.items() if key not in traced)
+    return Given(function, static, traced, _by_row(name, function, options))
+
+
+def _by_row(name: str, function: Callable, options: dict[str, Any]) -> bool:
+    sizes = [np.shape(x)[-1] for x in options.values() if np.ndim(x)]
+    logits = jax.ShapeDtypeStruct((5, sizes[0] if sizes else 2), jnp.float32)
+    ids = jax.ShapeDtypeStruct((5,), jnp.int32)
+    try:
+        losses = jax.eval_shape(functools.partial(function, **options), logits, ids)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: `loss` must take class ids or labels of each score; {error}") from error
+    return losses.ndim == 1
+
+
+def labels_of(name: str, loss: Given, call: Call) -> np.ndarray:
+    """Ids, a distribution over classes, or a label for each score, as the loss takes them."""
+    labels, (rows, *several) = call.labels, call.scores.shape
+    if labels.ndim == 2:
+        return labels.astype(np.float32)
+    if not several and not loss.by_row:
+        _check(name, labels, labels, (0, 1), "in [0, 1]")
+        return labels.astype(np.float32)
+    ids = np.zeros(rows, np.int32)
+    with np.errstate(invalid="ignore"):
+        np.copyto(ids, labels, casting="unsafe")
+    if not several and not np.array_equal(ids, labels):  # soft labels of two classes
+        _check(name, labels, labels, (0, 1), "in [0, 1]")
+        return np.stack([1 - labels, labels]).astype(np.float32)
+    highest = several[0] - 1 if several else 1
+    _check(name, labels, ids, (0, highest), f"class ids 0 to {highest}")
+    return ids
+
+
+def _check(name: str, labels: np.ndarray, read_as: np.ndarray, bounds: tuple[float, float], expected: str) -> None:
+    wrong = ~((labels == read_as) & (labels >= bounds[0]) & (labels <= bounds[1]))
+    if wrong.any():
+        raise ValueError(
+            f"{name}: labels must be {expected}; got {labels[wrong][0]:g} in row {np.flatnonzero(wrong)[0]}. "
+            "numpy.unique(labels, return_inverse=True)[1] numbers any classes."
+        )
+
+
+def padded(x: np.ndarray, dtype: Any, axis: int = 0) -> np.ndarray:
+    """A copy whose rows are one of eight numbers between two powers of two, zeros after its own."""
+    rows = x.shape[axis]
+    step = 1 << max(rows.bit_length() - 4, 0)
+    shape = list(x.shape)
+    shape[axis] = max(-(-rows // step) * step, 16)
+    out = np.zeros(shape, dtype)
+    out[(slice(None),) * axis + (slice(rows),)] = x
+    return out
+
+
+class Arrays(NamedTuple):
+    """What programs take: rows in front, or the classes, as the scores lie in memory."""
+
+    scores: jax.Array
+    labels: jax.Array
+    weights: jax.Array | None
+    classes_first: bool
+
+    def of_rows(self, x: jax.Array, rows: int) -> np.ndarray:
+        """Of a result of the shape of the scores, that of the rows, as an array [rows] or [rows, classes]."""
+        found = np.asarray(jax.device_get(x))
+        return found[..., :rows].T if self.classes_first else found[:rows]
+
+
+def arrays(name: str, loss: Given, call: Call) -> Arrays:
+    labels = labels_of(name, loss, call)
+    first = call.scores.ndim == 2 and call.scores.flags.f_contiguous and not call.scores.flags.c_contiguous
+    labels = labels.T if first and labels.ndim == 2 else labels
+    rows_of_labels = labels.ndim - 1 if first or call.scores.ndim == 1 else 0
+    made = [
+        padded(call.scores.T if first else call.scores, np.float32, int(first)),
+        padded(labels, labels.dtype, rows_of_labels),
+    ]
+    if call.weights is not None:
+        made.append(padded(call.weights, np.float32))
+    moved: Any = jax.device_put(made)
+    scores, labels, *weights = moved
+    return Arrays(scores, labels, weights[0] if weights else None, first)
