@@ -49,6 +49,7 @@ REGISTRY = {
     "poly_loss_cross_entropy": jaxloss.poly_loss_cross_entropy,
     "generalized_cross_entropy": jaxloss.generalized_cross_entropy,
     "softmax_kl_divergence": jaxloss.softmax_kl_divergence,
+    "softmax_js_divergence": jaxloss.softmax_js_divergence,
     "sigmoid_binary_cross_entropy": jaxloss.sigmoid_binary_cross_entropy,
     "sigmoid_focal_loss": partial(jaxloss.sigmoid_focal_loss, alpha=ALPHA, gamma=GAMMA),
     "sigmoid_focal_loss(gamma=0.5)": partial(jaxloss.sigmoid_focal_loss, gamma=0.5),
@@ -66,7 +67,7 @@ REGISTRY = {
     "soft_hamming_loss": jaxloss.soft_hamming_loss,
 }
 """Every loss on logits, and those options that choose another formula."""
-ROWS_ONLY = ("softmax_kl_divergence",)
+ROWS_ONLY = ("softmax_kl_divergence", "softmax_js_divergence")
 SLOW = ("entmax_loss(alpha=1.25)", "pairwise_ranking_loss", 'pairwise_ranking_loss(surrogate="hinge")')
 """To compile, which takes loops and sorts: in quick by one kind of labels."""
 OFFERED = {

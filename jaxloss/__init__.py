@@ -2,7 +2,7 @@
 
 from jaxloss import boosting, metrics
 from jaxloss.derivatives import per_example_value_and_grad, per_example_value_grad_hess
-from jaxloss.divergence import softmax_kl_divergence
+from jaxloss.divergence import softmax_js_divergence, softmax_kl_divergence
 from jaxloss.focal import generalized_cross_entropy, poly_loss_cross_entropy, softmax_focal_loss
 from jaxloss.linear import linear_loss, map_linear_logits
 from jaxloss.margin import huber_loss, modified_huber_loss, squared_hinge_loss
@@ -56,6 +56,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "softmax_focal_loss",
+    "softmax_js_divergence",
     "softmax_kl_divergence",
     "softmax_statistics",
     "sparsemax",

@@ -42,6 +42,7 @@ def programs(platform: str) -> Iterator[tuple[str, str, str, str, Callable, tupl
             for kind in ("ids", "soft"):
                 yield from modes(wanted, family, case.name, kind, case.call, shape)
     yield from modes(BOTH, "softmax", "kl", "soft", jaxloss.softmax_kl_divergence, WIDE)
+    yield from modes(BOTH, "softmax", "js", "soft", jaxloss.softmax_js_divergence, WIDE)
     for shape, dtype in ((WIDE, jnp.float32), (NARROW, jnp.bfloat16)):
         for case in (cases.SOFTMAX[0], cases.SOFTMAX[3]):
             name = f"{case.name}, {dtype.__name__} {list(shape)}"

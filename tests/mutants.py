@@ -182,19 +182,33 @@ MUTANTS = [
     Mutant(
         "_core/log_odds.py", "small = jnp.abs(delta) < 0.5", "small = jnp.abs(delta) < 0.0", f"{ACCURACY} -k divergence"
     ),
+    # Divergences.
+    Mutant(
+        "_core/divergences.py",
+        "near = x < 1\n    return jnp.where(near, base * bregman",
+        "near = x < -1\n    return jnp.where(near, base * bregman",
+        f"{ACCURACY} {EDGES} -k divergence",
+    ),
+    Mutant("_core/divergences.py", "(apart - logs) + residue", "apart - logs", f"{ACCURACY} -k divergence"),
+    Mutant("_core/divergences.py", "log_of_sums() + shift)", "log_of_sums())", f"{ACCURACY} -k divergence"),
+    Mutant("_core/divergences.py", "odds.q * x - minor, x - mean)", "x - mean, x - mean)", f"{ACCURACY} -k divergence"),
+    Mutant("_core/divergences.py", "value - curvature * bregman(shift)", "value", f"{ACCURACY} -k divergence"),
+    Mutant("_core/divergences.py", "return minor + shift *", "return minor - shift *", f"{ACCURACY} -k divergence"),
+    Mutant("_core/divergences.py", "near = above > -0.5", "near = above > -1.0", f"{EDGES} -k between_two"),
+    Mutant("_core/divergences.py", "jnp.where(d > FAR, d + over_p, over_t)", "over_t", f"{EDGES} -k between_two"),
+    Mutant(
+        "_core/divergences.py",
+        "(found.target.mean - found.model.mean)",
+        "(found.target.mean + found.model.mean)",
+        f"{EDGES} -k between_two",
+    ),
+    Mutant("_core/hessians.py", "q * share - p * above_mean(share)", "q * share", f"{ACCURACY} -k divergence"),
     # Sums over the classes, options.
     Mutant(
         "_core/expectations.py", "[1 - self.smoothing, self.smoothing", "[1, self.smoothing", f"{OPTIONS} -k smoothing"
     ),
     Mutant("_core/expectations.py", "jnp.where(factor != 0, limit, 0)", "limit", f"{OPTIONS} {EDGES}"),
     Mutant("_core/expectations.py", "b * part.truth.q - part.truth.p", "b - part.truth.p", f"{OPTIONS} -k focal"),
-    Mutant("_core/expectations.py", "-target.p * (delta + ", "-target.p * (delta - ", f"{ACCURACY} -k divergence"),
-    Mutant(
-        "_core/expectations.py",
-        "near = delta < 1\n    # Where",
-        "near = delta < 9\n    # Where",
-        f"{ACCURACY} {EDGES} -k divergence",
-    ),
     Mutant(
         "_core/expectations.py",
         "Odds(nll=-jnp.ones_like(p), nlc=over(p, q), p=p, q=-p)",

@@ -265,22 +265,48 @@ def hessian_diagonal(row: Callable, logits: Sequence, label) -> list:
     return diagonal
 
 
+def _softmax(z: Sequence, temperature=1) -> list:
+    e = [mp.mpf(0) if x == -np.inf else mp.exp(_exact(x) / temperature) for x in z]
+    return [x / mp.fsum(e) for x in e]
+
+
+def _relative_entropy(a: Sequence, b: Sequence) -> mp.mpf:
+    """sum_c a_c log(a_c / b_c)."""
+    if any(x > 0 and y == 0 for x, y in zip(a, b, strict=True)):
+        return mp.inf
+    return mp.fsum(x * mp.log(x / y) for x, y in zip(a, b, strict=True) if x > 0)
+
+
 def kl_row(logits: Sequence, target_logits: Sequence, temperature=1) -> tuple:
     """KL(t || p) with its gradients by both arguments."""
     T = mp.mpf(temperature)
-
-    def softmax(z):
-        e = [mp.mpf(0) if x == -np.inf else mp.exp(mp.mpf(float(x)) / T) for x in z]
-        return [x / mp.fsum(e) for x in e]
-
-    p, t = softmax(logits), softmax(target_logits)
-    ratio = [mp.log(b / a) if b > 0 else mp.mpf(0) for a, b in zip(p, t, strict=True)]
-    loss = mp.fsum(b * r for b, r in zip(t, ratio, strict=True))
+    p, t = _softmax(logits, T), _softmax(target_logits, T)
+    loss = _relative_entropy(t, p)
     return (
         loss,
         [(a - b) / T for a, b in zip(p, t, strict=True)],
-        [b * (r - loss) / T for b, r in zip(t, ratio, strict=True)],
+        [b * ((mp.log(b / a) if a * b > 0 else 0) - loss) / T for a, b in zip(p, t, strict=True)],
     )
+
+
+def reverse_kl_row(logits: Sequence, target_logits: Sequence, temperature=1) -> tuple:
+    """KL(p || t) with its gradients by both arguments."""
+    loss, by_targets, by_logits = kl_row(target_logits, logits, temperature)
+    return loss, by_logits, by_targets
+
+
+def js_row(logits: Sequence, target_logits: Sequence, temperature=1, weight=0.5) -> tuple:
+    """w KL(t || m) + (1 - w) KL(p || m) with its gradients by both arguments and by w."""
+    T, w = mp.mpf(temperature), mp.mpf(weight)
+    p, t = _softmax(logits, T), _softmax(target_logits, T)
+    m = [w * b + (1 - w) * a for a, b in zip(p, t, strict=True)]
+
+    def side(a):
+        mean = _relative_entropy(a, m)
+        return mean, [x * ((mp.log(x / y) if x > 0 else 0) - mean) / T for x, y in zip(a, m, strict=True)]
+
+    (of_t, by_u), (of_p, by_z) = side(t), side(p)
+    return w * of_t + (1 - w) * of_p, [(1 - w) * x for x in by_z], [w * x for x in by_u], of_t - of_p
 
 
 def ulp_error(got, exact, dtype=np.float32) -> np.ndarray:

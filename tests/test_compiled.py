@@ -256,7 +256,10 @@ def test_a_question_is_timed_or_compiled(capsys):
 def test_every_loss_on_logits_is_in_the_registry():
     known = {getattr(loss, "func", loss) for loss in compiled.REGISTRY.values()}
     alias = jaxloss.softmax_cross_entropy_with_integer_labels
-    assert {case.loss for case in cases.LOGITS} - {alias} | {jaxloss.softmax_kl_divergence} == known
+    assert {case.loss for case in cases.LOGITS} - {alias} | {
+        jaxloss.softmax_kl_divergence,
+        jaxloss.softmax_js_divergence,
+    } == known
 
 
 @pytest.mark.parametrize(("loss", "labels"), compiled.OFFERED)

@@ -311,3 +311,54 @@ def test_divergence_at_the_edges():
     np.testing.assert_allclose(loss(jnp.array([0.0, 1.0, 0.0]), z), float(oracle.kl_row([0, 1, 0], z)[0]), rtol=1e-5)
     hessian = jaxloss.per_example_value_grad_hess(loss)(jnp.array([0.0, 1.0, 0.0]), z)[2]
     np.testing.assert_allclose(hessian, p * (1 - p), rtol=1e-5)
+
+
+def test_reverse_and_mixed_divergences_at_the_edges():
+    """Probabilities of 0 in one, the other or both; distributions that share no class."""
+    rows = [[-np.inf, 0, 1], [0, 1, 0], [-np.inf, 1, 0], [0, -np.inf, -np.inf], [-np.inf, -np.inf, 5], [np.inf, 0, 1]]
+    z, u = (
+        jnp.asarray([rows[i] for i in some], jnp.float32) for some in ((0, 1, 0, 3, 3, 1, 5), (2, 2, 1, 4, 3, 3, 5))
+    )
+    reverse = partial(jaxloss.softmax_kl_divergence, direction="reverse")
+    mixed = partial(jaxloss.softmax_js_divergence, weight=0.25)
+    for loss, row in ((reverse, oracle.reverse_kl_row), (mixed, partial(oracle.js_row, weight=0.25))):
+
+        def everything(z, u, temperature, loss=loss):
+            values, pull = jax.vjp(lambda *x: loss(x[0], x[1], temperature=x[2]), z, u, temperature)
+            twice = jaxloss.per_example_value_grad_hess(loss)(z, u, temperature=temperature)[2]
+            return values, *pull(jnp.ones_like(values)), twice
+
+        with jax.debug_nans(True):
+            values, by_z, by_u, by_temperature, hessian = jax.jit(everything)(z, u, jnp.float32(2.0))
+        for i in range(6):
+            value, *slopes = row(z[i], u[i], 2)[:3]
+            np.testing.assert_allclose(values[i], float(value), rtol=1e-6)
+            if np.isfinite(values[i]):
+                for got, expected in zip((by_z[i], by_u[i]), slopes, strict=True):
+                    np.testing.assert_allclose(got, np.array(expected, float), rtol=1e-5, atol=1e-7)
+        assert values[6] == 0  # both certain, by logits of +inf
+        assert np.isinf(np.asarray(values)[[1, 3]]).all() == (loss is reverse)
+        for found in (by_z, by_u, by_temperature, hessian):
+            assert np.isfinite(found).all()
+        for found in (by_z, hessian):
+            np.testing.assert_array_equal(np.where(z == -np.inf, found, 0), np.zeros_like(z))
+    np.testing.assert_allclose(mixed(z[3], u[3]), -0.25 * np.log(0.25) - 0.75 * np.log(0.75), rtol=1e-6)
+
+
+def test_the_weight_between_two_divergences(rng):
+    """Its limits are the two directions of the Kullback-Leibler divergence, its derivative their difference."""
+    z, u = (jnp.asarray(rng.normal(size=4) * 2, jnp.float32) for _ in range(2))
+    loss = jaxloss.softmax_js_divergence
+    weights = jnp.asarray([1e-6, 0.3, 1 - 2.0**-20])
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(lambda w: loss(z, u, weight=w))))(weights)
+    for w, value, slope in zip(weights, values, slopes, strict=True):
+        exact = oracle.js_row(z, u, 1, float(w))
+        np.testing.assert_allclose((value, slope), (float(exact[0]), float(exact[3])), rtol=1e-5)
+    forward, reverse = (jaxloss.softmax_kl_divergence(z, u, direction=way) for way in ("forward", "reverse"))
+    np.testing.assert_allclose((values[0] / 1e-6, values[2] * 2.0**20), (forward, reverse), rtol=1e-3)
+    np.testing.assert_allclose(loss(z, u, weight=0.25), loss(u, z, weight=0.75), rtol=1e-6)
+    np.testing.assert_array_equal(reverse, jaxloss.softmax_kl_divergence(u, z))
+    far, flat = jnp.array([0.0, -60.0]), jnp.zeros(2)
+    for pair in ((far, flat), (flat, far)):
+        found = jax.jit(jax.grad(loss, (0, 1)))(*pair)
+        np.testing.assert_allclose(found, np.array(oracle.js_row(*pair)[1:3], float), rtol=1e-5)

@@ -40,6 +40,8 @@ BAD = {
     "smoothing above 1": (lambda: CE(Z, IDS, label_smoothing=1.5), ValueError, r"`label_smoothing` must be in \[0, 1\]; got 1\.5"),
     "q above 1": (lambda: jaxloss.generalized_cross_entropy(Z, IDS, q=2), ValueError, r"`q` must be in \[0, 1\]"),
     "temperature 0": (lambda: jaxloss.softmax_kl_divergence(Z, Z, temperature=0), ValueError, r"`temperature` must be > 0"),
+    "direction": (lambda: jaxloss.softmax_kl_divergence(Z, Z, direction="backward"), ValueError, r"softmax_kl_divergence: `direction` must be one of 'forward', 'reverse'; got 'backward'"),
+    "weight 1 of a mixture": (lambda: jaxloss.softmax_js_divergence(Z, Z, weight=1), ValueError, r"`weight` must be above 0 and below 1; got 1"),
     "NaN option": (lambda: CE(Z, IDS, z_loss=float("nan")), ValueError, r"`z_loss` must be >= 0; got nan"),
     "smoothing per row": (lambda: CE(Z, IDS, label_smoothing=jnp.ones(8)), ValueError, r"`label_smoothing`.*a scalar"),
     "temperature per class": (lambda: jaxloss.softmax_kl_divergence(Z, Z, temperature=jnp.ones(10)), ValueError, r"`temperature` must be a scalar; got"),

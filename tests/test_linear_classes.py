@@ -20,6 +20,7 @@ LOSSES = {
     "focal": (partial(jaxloss.softmax_focal_loss, gamma=1.5, label_smoothing=0.1), "soft"),
     "generalized": (jaxloss.generalized_cross_entropy, "soft"),
     "divergence": (partial(jaxloss.softmax_kl_divergence, temperature=2.0), "logits"),
+    "jensen-shannon": (jaxloss.softmax_js_divergence, "logits"),
     "sparsemax": (jaxloss.multiclass_sparsemax_loss, "soft"),
     "entmax": (jaxloss.entmax_loss, "ids"),
 }

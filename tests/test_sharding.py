@@ -200,16 +200,21 @@ def test_labels_outside_with_sharded_classes(rng):
 def test_divergence_with_sharded_classes(rng):
     logits, other = batch(rng, "ids")[0], batch(rng, "ids")[0]
     spec = P("data", "model")
+
+    def divergences(z, u, **options):
+        mixed = jaxloss.softmax_js_divergence(z, u, weight=0.25, **options)
+        return jaxloss.softmax_kl_divergence(z, u, temperature=2.0, **options), mixed
+
     sharded = jax.shard_map(
-        lambda z, u: jaxloss.softmax_kl_divergence(z, u, axis_name="model", temperature=2.0),
+        partial(divergences, axis_name="model"),
         mesh=mesh(AxisType.Auto),
         in_specs=(spec, spec),
         out_specs=P("data"),
     )
-    expected = jaxloss.softmax_kl_divergence(logits, other, temperature=2.0)
+    expected = divergences(logits, other)
     close(jax.jit(sharded)(logits, other), expected)
     explicit = [jax.device_put(x, NamedSharding(mesh(AxisType.Explicit), spec)) for x in (logits, other)]
-    close(jax.jit(lambda z, u: jaxloss.softmax_kl_divergence(z, u, temperature=2.0))(*explicit), expected)
+    close(jax.jit(divergences)(*explicit), expected)
 
 
 @cases.parametrize([*cases.CLASSES, *cases.RANKING, *cases.PROBABILITIES, cases.SIGMOID[0]])

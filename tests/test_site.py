@@ -68,9 +68,10 @@ def test_the_readme_names_the_options_of_each_family():
         said = re.search(rf"{prefix} losses(?: take)? ((?:`\w+`(?:, | and )?)+)", text)
         assert said, prefix
         assert set(re.findall(r"`(\w+)`", said[1])) == set(list(inspect.signature(public(names)).parameters)[2:])
-    assert "(`softmax_kl_divergence` the first three and `temperature`)" in text
-    found = list(inspect.signature(jaxloss.softmax_kl_divergence).parameters)[2:]
-    assert set(found) == {"axis", "where", "axis_name", "temperature"}
+    assert "(the divergences the first three, `temperature`, and `direction` or `weight`)" in text
+    for divergence, own in ((jaxloss.softmax_kl_divergence, "direction"), (jaxloss.softmax_js_divergence, "weight")):
+        found = list(inspect.signature(divergence).parameters)[2:]
+        assert set(found) == {"axis", "where", "axis_name", "temperature", own}
     said = re.search(r"A weight of positives is `pos_weight` of ((?:`\w+`(?: and )?)+)", text)
     assert said
     weighed = {name for name in NAMES if "pos_weight" in inspect.signature(public(name)).parameters}

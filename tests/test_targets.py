@@ -40,7 +40,7 @@ def most(family: str, name: str, kind: str, mode: str) -> float:
     case = name.split(",")[0]
     if case in LOOPS:
         return LOOPS[case]
-    if name == "kl":
+    if name in ("kl", "js"):
         return (4, 7)[mode == "gradient"] + SLACK  # two arrays of logits, each with statistics of its own
     if family == "softmax" and case not in ("cross_entropy", "integer_labels"):
         family += ", other functions" + (", smoothing" if "smoothing" in name else "")

@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core.arguments import Elements, Rows, check_floating, compute_dtype, refuse_one_class, softmax_rows
+from jaxloss._core.arguments import Elements, Rows, softmax_rows
 from jaxloss._core.classes import pick
-from jaxloss._core.expectations import Part, Scalar, Shares, divergence, expected
+from jaxloss._core.expectations import Part, Scalar, Shares, expected
 from jaxloss._core.label_odds import LabelOdds, label_odds
 from jaxloss._core.log_odds import Odds, counted, cross_entropy
-from jaxloss._core.options import describe
-from jaxloss._core.statistics import class_row
 
 
 class Terms(NamedTuple):
@@ -89,34 +87,9 @@ def probability_loss(
     return rows.finish(rows.classes.sum(part.values(cross_entropy)))
 
 
-def kl_values(name, logits, target_logits, axis, where, axis_name, temperature) -> jax.Array:
-    """The Kullback-Leibler divergence of each row."""
-    if target_logits.shape != logits.shape:
-        raise ValueError(
-            f"{name}: `target_logits` must have the shape of `logits`; got {describe(target_logits)} and "
-            f"{describe(logits)}."
-        )
-    check_floating(name, "target_logits", target_logits)
-    target_logits = target_logits.astype(compute_dtype(logits))
-    rows, target_rows = (softmax_rows(name, x, None, axis, where, axis_name) for x in (logits, target_logits))
-    refuse_one_class(rows, "logits", "target_logits", target_logits)
-    temperature = rows.parameter("temperature", temperature)
-    logits, target_logits = (heated(r.logits, temperature) for r in (rows, target_rows))
-    statistics = class_row(rows.classes, logits), class_row(rows.classes, target_logits)
-    return rows.finish(divergence(rows.classes, statistics, logits, target_logits))
-
-
 def infinite_where(mask: jax.Array, like: jax.Array) -> jax.Array:
     """A constant to add: +inf where `mask`, else 0."""
     return jnp.where(mask, jnp.full_like(like, jnp.inf), jnp.zeros_like(like))
-
-
-def heated(logits: jax.Array, temperature: jax.Array | None) -> jax.Array:
-    """Logits over a temperature; infinite ones stay, without a trace in the derivative by the temperature."""
-    if temperature is None:
-        return logits
-    infinite = jnp.abs(logits) == jnp.inf
-    return jnp.where(infinite, logits, jnp.where(infinite, 0, logits) / temperature)
 
 
 def elementwise_loss(elements: Elements, values: Callable[[jax.Array, jax.Array], jax.Array], options) -> jax.Array:

@@ -18,7 +18,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core.classes import ClassAxis
-from jaxloss._core.log_odds import Odds, bregman, ceiling, impossible
+from jaxloss._core.log_odds import Odds, ceiling, impossible
 from jaxloss._core.platforms import recomputed
 from jaxloss._core.statistics import (
     ClassRow,
@@ -147,34 +147,3 @@ def _slopes(scalar: Scalar, part: Part) -> jax.Array:
     along = Odds(nll=-jnp.ones_like(p), nlc=over(p, q), p=p, q=-p)
     slopes = jax.jvp(lambda truth: scalar(truth, *part.parameters), (part.truth,), (along,))[1]
     return slopes if part.coefficients is None else part.coefficients * slopes
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def divergence(classes: ClassAxis, rows: tuple[ClassRow, ClassRow], logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """sum_c t_c (log t_c - log p_c) of the softmax t of `targets`, as sum_c t_c (exp(d_c) - 1 - d_c), terms >= 0.
-
-    With d_c = log p_c - log t_c; `rows` are those of logits and targets.
-    """
-    model, target, delta = _ratio(classes, rows, logits, targets)
-    near = delta < 1
-    # Where p exceeds e t the three terms are added as they are; t may be 0 there.
-    terms = jnp.where(near, target.p * bregman(jnp.where(near, delta, 0)), (model.p - target.p) - target.p * delta)
-    beyond = (model.nll >= ceiling(logits.dtype)) & (target.p > 0)
-    return classes.sum(terms + lax.stop_gradient(jnp.where(beyond, jnp.inf, 0 * terms)))
-
-
-def _ratio(classes, rows, logits, targets) -> tuple[Odds, Odds, jax.Array]:
-    model, target = odds_in_row(classes, rows[0], logits), odds_in_row(classes, rows[1], targets)
-    return model, target, target.nll - model.nll
-
-
-@divergence.defjvp
-def _divergence_jvp(classes, primals, tangents):
-    # By the logits p_j - t_j, as t_j (exp(d_j) - 1) where that is near 0; by the targets -t_j (d_j + loss).
-    rows, logits, targets = primals
-    value = divergence(classes, *primals)
-    model, target, delta = _ratio(classes, jax.tree.map(recomputed, rows), logits, targets)
-    near = delta < 1
-    by_logits = jnp.where(near, target.p * jnp.expm1(jnp.where(near, delta, 0)), model.p - target.p)
-    by_targets = -target.p * (delta + classes.spread(jnp.where(value == jnp.inf, 0, value)))
-    return value, classes.sum(by_logits * tangents[1] + by_targets * tangents[2])

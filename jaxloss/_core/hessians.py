@@ -11,10 +11,12 @@ import jax.numpy as jnp
 
 from jaxloss._core.arguments import softmax_rows
 from jaxloss._core.classes import ClassAxis
-from jaxloss._core.compose import heated, softmax_terms
+from jaxloss._core.compose import softmax_terms
+from jaxloss._core.divergences import divergence, jensen_shannon, mixture, ratios
 from jaxloss._core.expectations import Part, Scalar
 from jaxloss._core.log_odds import odds
-from jaxloss._core.statistics import class_odds, complement, over
+from jaxloss._core.statistics import class_odds, complement, is_major, over, split_sums
+from jaxloss._core.teachers import heated, pair_of
 
 
 def _slope_and_curvature(scalar: Scalar, part: Part) -> tuple[jax.Array, jax.Array]:
@@ -80,16 +82,55 @@ def softmax_hessian(scalar: Scalar) -> Callable[[Callable], Callable]:
 
 
 def kl_hessian(function: Callable) -> Callable:
-    """Of the Kullback-Leibler divergence: p_j (1 - p_j) / temperature^2."""
+    """Of the Kullback-Leibler divergence, times temperature^2: forward p_j (1 - p_j).
 
-    def hessian(logits, target_logits, axis, where, *, axis_name, temperature):
-        rows = softmax_rows(function.__name__, logits, None, axis, where, axis_name)
+    Reverse, with x_j = log p_j - log t_j and the loss its mean under p: p_j ((1 - 2 p_j) (x_j - loss) + 1 - p_j).
+    """
+
+    def hessian(logits, target_logits, axis, where, *, direction, temperature, **options):
+        if direction == "reverse":
+            return _of_mean(function.__name__, logits, target_logits, axis, where, None, temperature, **options)
+        rows = softmax_rows(function.__name__, logits, None, axis, where, options["axis_name"])
         temperature = rows.parameter("temperature", temperature)
         every = class_odds(rows.classes, heated(rows.logits, temperature)).odds
         scale = 1 if temperature is None else jnp.square(temperature)
         return rows.restore(every.p * every.q / scale, logits)
 
     return hessian
+
+
+def js_hessian(function: Callable) -> Callable:
+    """Of the Jensen-Shannon divergence, in `_of_mean`."""
+
+    def hessian(logits, target_logits, axis, where, *, weight, temperature, axis_name):
+        return _of_mean(function.__name__, logits, target_logits, axis, where, weight, temperature, axis_name)
+
+    return hessian
+
+
+def _of_mean(name, logits, target_logits, axis, where, weight, temperature, axis_name) -> jax.Array:
+    """Of (1 - w) times the mean X of x_c = log p_c - log m_c under p; without w, m is the target t and the factor 1.
+
+    The gradient is p_j (x_j - X). With s_c = w t_c / m_c (1 without w) and S its mean, dx_c/dz_j = ([c = j] - p_j) s_c,
+    and the diagonal is p_j ((1 - 2 p_j) (x_j - X) + (1 - p_j) s_j + p_j (S - s_j)), over temperature^2.
+    """
+    rows, pair, *given = pair_of(name, logits, target_logits, axis, where, axis_name, temperature)
+    classes, weight = rows.classes, rows.parameter("weight", weight)
+    shift = (
+        divergence(classes, pair, *given) if weight is None else jensen_shannon(classes, pair, *given, weight)
+    ).shift
+    model, target, x = ratios(classes, pair, shift, *given)
+    p, q, share, factor = model.p, model.q, jnp.ones_like(x), 1
+    if weight is not None:
+        x, factor = mixture(p, target.p, x, weight).model, 1 - weight
+        share = over(weight * target.p, weight * target.p + factor * p)
+    major = is_major(classes, pair.model, given[0])
+
+    def above_mean(y):
+        return q * y - split_sums(classes, p * y, major).of_others(classes, p * y, major)
+
+    diagonal = factor * p * ((q - p) * above_mean(x) + q * share - p * above_mean(share))
+    return rows.restore(diagonal if pair.hot is None else diagonal / jnp.square(pair.hot[2]), logits)
 
 
 def elementwise_hessian(function: Callable) -> Callable:

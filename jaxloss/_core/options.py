@@ -48,6 +48,7 @@ OPTIONS = {
     "pos_weight": Option(0, np.inf, off=1, per_class=True),
     "q": Option(0, 1, off=0, per_class=True),
     "temperature": Option(TINY, np.inf, off=1),
+    "weight": Option(TINY, 1 - 2**-24),
     "z_loss": Option(0, np.inf, off=0),
 }
 
@@ -96,7 +97,7 @@ def public(hessian: Callable[[Callable], Callable]) -> Callable[[Function], Func
     return decorate
 
 
-def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name", "surrogate")) -> Function:
+def compiled(function: Function, static: tuple[str, ...] = ("axis", "axis_name", "surrogate", "direction")) -> Function:
     """Compiles a function once per shape; what `as_argument` makes of its arguments is what the program sees."""
     name = function.__name__
     signature = inspect.signature(function)
@@ -233,7 +234,7 @@ def _domain(option: Option) -> str:
     if option.low == -np.inf:
         return "a finite number"
     if option.low == TINY:
-        return f"> 0{option.advice}"
+        return f"> 0{option.advice}" if option.high == np.inf else "above 0 and below 1"
     domain = f"in [{option.low:g}, {option.high:g}]" if option.high < np.inf else f">= {option.low:g}"
     return domain + option.advice
 
