@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
@@ -41,6 +42,7 @@ DENSE = {"quick": [LARGE, SMALL], "full": [LARGE, SMALL, (1024, 131072), (131072
 ELEMENTS = (1_000_000, 80)
 HEADS = {"quick": [(8192, 4096, 32768)], "full": [(8192, 4096, 32768), (32768, 4096, 128256)]}
 DEVICES = 4
+DISTANCES = np.abs(np.subtract.outer(*[np.arange(SMALL[1], dtype=np.float32)] * 2))
 
 REGISTRY = {
     "softmax_cross_entropy": jaxloss.softmax_cross_entropy,
@@ -65,6 +67,8 @@ REGISTRY = {
     "log_sum_exp_pairwise_loss": jaxloss.log_sum_exp_pairwise_loss,
     "zlpr_loss": jaxloss.zlpr_loss,
     "soft_hamming_loss": jaxloss.soft_hamming_loss,
+    "expected_cost_loss": partial(jaxloss.expected_cost_loss, costs=DISTANCES),
+    "multiclass_hinge_loss": jaxloss.multiclass_hinge_loss,
 }
 """Every loss on logits, and those options that choose another formula."""
 ROWS_ONLY = ("softmax_kl_divergence", "softmax_js_divergence")

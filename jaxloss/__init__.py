@@ -1,11 +1,13 @@
 """Classification losses for JAX: accurate everywhere, one contract for every loss."""
 
 from jaxloss import boosting, metrics
+from jaxloss.cost import expected_cost_loss
 from jaxloss.derivatives import per_example_value_and_grad, per_example_value_grad_hess
 from jaxloss.divergence import softmax_js_divergence, softmax_kl_divergence
 from jaxloss.focal import generalized_cross_entropy, poly_loss_cross_entropy, softmax_focal_loss
 from jaxloss.linear import linear_loss, map_linear_logits
-from jaxloss.margin import huber_loss, modified_huber_loss, squared_hinge_loss
+from jaxloss.margin import huber_loss, modified_huber_loss, multiclass_hinge_loss, squared_hinge_loss
+from jaxloss.ordinal import ordered_logistic_loss
 from jaxloss.probability import binary_cross_entropy, cross_entropy, negative_log_likelihood
 from jaxloss.ranking import (
     log_sum_exp_pairwise_loss,
@@ -35,6 +37,7 @@ __all__ = [
     "entmax",
     "entmax15",
     "entmax_loss",
+    "expected_cost_loss",
     "generalized_cross_entropy",
     "huber_loss",
     "linear_loss",
@@ -44,8 +47,10 @@ __all__ = [
     "mean",
     "metrics",
     "modified_huber_loss",
+    "multiclass_hinge_loss",
     "multiclass_sparsemax_loss",
     "negative_log_likelihood",
+    "ordered_logistic_loss",
     "pairwise_ranking_loss",
     "per_example_value_and_grad",
     "per_example_value_grad_hess",

@@ -1,4 +1,4 @@
-"""Margin losses: polynomials of the margin m = z for a positive label, m = -z for a negative one."""
+"""Margin losses: of the margin m = z for a positive label, m = -z for a negative one, or between classes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core.annotations import ArrayLike
+from jaxloss._core.annotations import ArrayLike, Axis, AxisName
 from jaxloss._core.arguments import check_floating, check_where, compute_dtype, sigmoid_elements
 from jaxloss._core.compose import sigmoid_loss
 from jaxloss._core.hessians import elementwise_hessian
+from jaxloss._core.hinges import hinge_hessian, hinge_values
 from jaxloss._core.log_odds import counted, finite
 from jaxloss._core.options import compiled, describe, number, public
 
@@ -147,6 +148,61 @@ def squared_hinge_loss(
         return jnp.square(_short_of_one(m))
 
     return sigmoid_loss(elements, lambda z, t: _either(phi, z, t), (class_weights, label_smoothing))
+
+
+@public(hinge_hessian)
+def multiclass_hinge_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    margin: ArrayLike = 1.0,
+    axis_name: AxisName = None,
+    class_weights: ArrayLike | None = None,
+) -> jax.Array:
+    """Multi-class hinge loss of Crammer and Singer: how far the true class falls short of leading by a margin.
+
+      loss = max(0, margin + z_m - z_y)  for an id y,  m being the class j != y of the largest z_j
+      loss = sum_c t_c (loss of the id c)  for a distribution t
+      dloss/dz_y = -1,  dloss/dz_m = 1  where the loss is above 0
+
+    Several classes that share the largest logit share its slope evenly. At the kink the gradient is 0. The Hessian is
+    0. With a margin of 0 it is the multi-class perceptron loss.
+
+    Args:
+      logits: float array [*batch, C], a score of each class; -inf is a class that cannot be.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
+      where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
+        counts nothing); a row left out or without classes gives loss 0, gradient 0.
+      margin: the lead that costs nothing, >= 0, a scalar.
+      axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
+        class axis; label ids are global.
+      class_weights: float [C] or a scalar, >= 0; multiplies the loss of each label.
+
+    Returns:
+      Losses [*batch], not reduced; float32, or float64 for float64 logits. NaN where an id is out of range, +inf where
+      the true class has a logit of -inf and another has not, or another has one of inf.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
+
+    Identities:
+      optax.losses.multiclass_hinge_loss; scikit-learn's `hinge_loss` of several classes, which takes the mean.
+      Two classes: `pairwise_ranking_loss` with surrogate="hinge".
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> logits = jnp.array([[2.0, 0.5, 1.5], [2.0, 0.5, 1.0]])
+      >>> print(jaxloss.multiclass_hinge_loss(logits, jnp.array([0, 0])))
+      [0.5 0. ]
+
+    Reference:
+      Crammer and Singer, On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines (2001), eq. 3.
+    """
+    options = (margin, class_weights)
+    return hinge_values("multiclass_hinge_loss", logits, labels, axis, where, axis_name, *options)
 
 
 @compiled

@@ -1,9 +1,11 @@
 """The registry: every loss with its oracle. A property is tested once, over all that its mathematics admits."""
 
+import contextlib
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import jaxloss
+from jaxloss._core.options import KNOWN
 from tests import oracle
 
 
@@ -30,11 +33,13 @@ class Case:
     shift_invariant: bool = True
     sparse: bool = False  # exact zeros: errors are absolute
     link: Callable = jnp.asarray  # from logits to what the loss takes
+    lost: Callable = lambda label: np.inf  # the loss of a label where another class has all of the probability
+    sized: Callable | None = None  # the loss with what an option must have of the number of classes
 
     @property
     def call(self) -> Callable:
         """The loss with its options set."""
-        return partial(self.loss, **self.options)
+        return partial(self.sized or self.loss, **self.options)
 
     @cached_property
     def run(self) -> Callable:
@@ -70,7 +75,7 @@ def _softmax(name: str, loss: Callable, phi: oracle.Phi, **options) -> Case:
         shares = oracle.shares(label, len(logits))
         return oracle.softmax_row(logits, shares, phi, next(iter(options.values()), None))[:2]
 
-    return Case(name, loss, options, row, phi=phi)
+    return Case(name, loss, options, row, phi=phi, lost=lambda label: 1 / options["q"] if "q" in options else np.inf)
 
 
 def _elements(name: str, loss: Callable, element: Callable, sparse: bool = False, **options) -> Case:
@@ -94,6 +99,35 @@ def _ranking(name: str, loss: Callable, soft: bool = False, shift_invariant: boo
 def _sparse(name: str, loss: Callable, order: float, **options) -> Case:
     return Case(name, loss, options, partial(oracle.entmax_row, order), sparse=True)
 
+
+def _cost(true: int, predicted: int) -> float:
+    """Differs by the true class and is 0 for that alone."""
+    return 0 if true == predicted else 1 + true % 4 / 4
+
+
+def _with_costs(function: Callable) -> Callable:
+    """A function of the loss's arguments, with the table of as many classes as the logits have."""
+
+    @wraps(function)
+    def priced(logits, labels, axis: Any = -1, where=None, *, axis_name=None, **options):
+        shape, devices, first = np.shape(logits), 1, 0
+        axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        fits = all(isinstance(x, int) and -len(shape) <= x < len(shape) for x in axes)
+        size = math.prod(shape[x] for x in axes) if fits else 1
+        if axis_name is not None:
+            with contextlib.suppress(NameError):
+                devices, first = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name) * size
+        true, predicted = jnp.arange(size * devices)[:, None], jnp.arange(size)[None] + first
+        costs = jnp.where(true == predicted, 0, 1 + (true % 4).astype(jnp.float32) / 4)
+        return function(logits, labels, axis, where, costs=costs, axis_name=axis_name, **options)
+
+    return priced
+
+
+PRICED = _with_costs(jaxloss.expected_cost_loss)
+_known = KNOWN[jaxloss.expected_cost_loss]
+assert _known.hessian is not None
+KNOWN[PRICED] = _known._replace(hessian=_with_costs(_known.hessian))
 
 SOFTMAX = [
     _softmax("cross_entropy", jaxloss.softmax_cross_entropy, oracle.cross_entropy),
@@ -125,6 +159,17 @@ SPARSE = [
     _sparse("entmax15", jaxloss.entmax_loss, 1.5),
     _sparse("entmax", jaxloss.entmax_loss, 1.25, alpha=1.25),
 ]
+COSTS = [
+    Case(
+        "costs",
+        jaxloss.expected_cost_loss,
+        {},
+        partial(oracle.cost_row, _cost),
+        lost=lambda y: _cost(y, -1),
+        sized=PRICED,
+    ),
+    Case("multiclass_hinge", jaxloss.multiclass_hinge_loss, {}, oracle.multiclass_hinge_row),
+]
 RANKING = [
     _ranking("logistic", jaxloss.pairwise_ranking_loss),
     _ranking("hinge", jaxloss.pairwise_ranking_loss, surrogate="hinge"),
@@ -132,7 +177,7 @@ RANKING = [
     _ranking("zlpr", jaxloss.zlpr_loss, shift_invariant=False),
     _ranking("hamming", jaxloss.soft_hamming_loss, soft=True, shift_invariant=False),
 ]
-LOGITS = [*SOFTMAX, *SIGMOID, *SPARSE, *RANKING]
+LOGITS = [*SOFTMAX, *SIGMOID, *SPARSE, *COSTS, *RANKING]
 PROBABILITIES = [
     Case("probabilities", jaxloss.cross_entropy, {}, partial(oracle.probability_row, False), link=jax.nn.softmax),
     Case(
@@ -153,7 +198,7 @@ PROBABILITIES = [
     ),
 ]
 ALL = [*LOGITS, *PROBABILITIES]
-CLASSES = [*SOFTMAX, *SPARSE]  # of one class among C, with `axis_name`
+CLASSES = [*SOFTMAX, *SPARSE, *COSTS]  # of one class among C, with `axis_name`
 
 
 def distinct(cases: list[Case]) -> list[Case]:

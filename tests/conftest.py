@@ -126,7 +126,7 @@ def mark_smoke(items) -> None:
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(config, items):
     """One read is a form of what sums over a softmax: other losses are not run twice."""
-    softmax = {*cases.SOFTMAX, *(case for case in cases.RANKING if case.name in ("lsep", "zlpr"))}
+    softmax = {*cases.SOFTMAX, *cases.COSTS, *(case for case in cases.RANKING if case.name in ("lsep", "zlpr"))}
 
     def kept(item) -> bool:
         given = item.callspec.params if hasattr(item, "callspec") else {}

@@ -185,6 +185,37 @@ def ranking_row(name: str, logits: Sequence, label) -> tuple:
     return loss, [g / count for g in gradient]
 
 
+def cost_row(costs: Callable, logits: Sequence, label) -> tuple:
+    """The mean of costs(y, c) over labels y of a row and classes c drawn from its softmax, and gradient.
+
+    The derivative by z_j is p_j sum_c p_c (k_j - k_c).
+    """
+    size = len(logits)
+    t, e = _label(label, size), [mp.mpf(0) if x == -mp.inf else mp.exp(_exact(x)) for x in logits]
+    p = [x / mp.fsum(e) for x in e]
+    k = [mp.fsum(t[y] * mp.mpf(float(costs(y, c))) for y in range(size)) for c in range(size)]
+    gradient = [p[j] * mp.fsum(p[c] * (k[j] - k[c]) for c in range(size)) for j in range(size)]
+    return mp.fsum(a * b for a, b in zip(k, p, strict=True)), gradient
+
+
+def multiclass_hinge_row(logits: Sequence, label, margin=1) -> tuple:
+    """The sum over the classes of t_c max(0, margin + max_{j != c} z_j - z_c), and gradient."""
+    size, t = len(logits), _label(label, len(logits))
+    z = list(map(_exact, logits))
+    loss, gradient = mp.mpf(0), [mp.mpf(0)] * size
+    for c in range(size):
+        others = [j for j in range(size) if j != c and z[j] > -mp.inf]
+        best = max((z[j] for j in others), default=-mp.inf)
+        height = margin + best - z[c]
+        if t[c] and height > 0:
+            loss += t[c] * height
+            tied = [j for j in others if z[j] == best]
+            for j in tied:
+                gradient[j] += t[c] / len(tied)
+            gradient[c] -= t[c]
+    return loss, gradient
+
+
 def power(x, exponent):
     return x**exponent if x > 0 else mp.mpf(0)
 

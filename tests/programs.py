@@ -21,6 +21,7 @@ FAST = {
         "boosting",
         "class_masks",
         "coming_from",
+        "cost",
         "derivatives",
         "edges",
         "elementwise",

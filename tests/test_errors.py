@@ -20,6 +20,9 @@ PAIRS = jaxloss.pairwise_ranking_loss
 ZLPR = jaxloss.zlpr_loss
 HAMMING = jaxloss.soft_hamming_loss
 ENTMAX = jaxloss.entmax_loss
+COST, TABLE = jaxloss.expected_cost_loss, jnp.ones((10, 10))
+HINGE = jaxloss.multiclass_hinge_loss
+ORDERED = jaxloss.ordered_logistic_loss
 
 BAD = {
     "float ids": (lambda: CE(Z, IDS.astype(jnp.float32)), TypeError, r"integer ids of shape \(8,\).*float32\[8\].*astype"),
@@ -104,6 +107,19 @@ BAD = {
     "probabilities from logits": (lambda: jaxloss.cross_entropy(Z, IDS, from_logits=True), TypeError, r"'from_logits'.*softmax_\* or sigmoid_\*"),
     "probabilities in a column": (lambda: jaxloss.binary_cross_entropy(Z[:, :1], IDS), ValueError, r"`probs`.*pass probs\[\.\.\., 0\]"),
     "log-probabilities": (lambda: jaxloss.negative_log_likelihood(Z, Z[:, 0]), TypeError, r"negative_log_likelihood: `labels` must be integer"),
+    "no costs": (lambda: COST(Z, IDS), TypeError, r"expected_cost_loss: missing a required.*'costs'; it takes.*costs"),
+    "costs by position": (lambda: COST(Z, IDS, TABLE), TypeError, r"expected_cost_loss: missing .*'costs'"),
+    "costs of a row": (lambda: COST(Z, IDS, costs=Z[0]), ValueError, r"`costs`.*\(10, 10\), a row for each true class.*float32\[10\]"),
+    "costs of others": (lambda: COST(Z, IDS, costs=Z), ValueError, r"`costs` must have shape \(10, 10\).*float32\[8,10\]"),
+    "boolean costs": (lambda: COST(Z, IDS, costs=TABLE > 0), TypeError, r"`costs` must hold numbers; got bool\[10,10\]"),
+    "None for costs": (lambda: COST(Z, IDS, costs=None), TypeError, r"`costs` must be an array; got None"),
+    "margin below 0": (lambda: HINGE(Z, IDS, margin=-1), ValueError, r"multiclass_hinge_loss: `margin` must be >= 0; got -1"),
+    "margin of classes": (lambda: HINGE(Z, IDS, margin=Z[0]), ValueError, r"`margin` must be a scalar; got float32\[10\]"),
+    "integer scores": (lambda: ORDERED(IDS, IDS, Z[0]), TypeError, r"ordered_logistic_loss: `scores` must be floating point"),
+    "cutpoints of rows": (lambda: ORDERED(Z[:, 0], IDS, Z), ValueError, r"`cutpoints` must be a float array \[C - 1\].*jax\.vmap"),
+    "logits as scores": (lambda: ORDERED(Z, IDS, Z[0]), ValueError, r"`labels` must be integer ids of the shape \(8, 10\) of `scores`"),
+    "float grades": (lambda: ORDERED(Z[:, 0], Z[:, 0], Z[0]), ValueError, r"float32\[8\]\. For ids use labels\.astype\(jnp\.int32\)"),
+    "too many grades": (lambda: ORDERED(Z[:, 0], Z, Z[0]), ValueError, r"shape \(8, 11\) over the 11 classes"),
 }  # fmt: skip
 
 

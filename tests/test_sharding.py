@@ -46,7 +46,7 @@ def optional(case, options: str) -> dict:
 
 def parametrize(some: list[cases.Case]):
     """Each case with all options that it takes; where ids have a program of their own without any, so, too."""
-    plain = [*cases.SOFTMAX, *cases.PROBABILITIES]
+    plain = [*cases.SOFTMAX, *cases.PROBABILITIES, cases.COSTS[0]]
     pairs = [(case, "all") for case in some] + [(case, "plain") for case in some if case in plain]
     return pytest.mark.parametrize(("case", "options"), pairs, ids=lambda x: x if isinstance(x, str) else x.name)
 
@@ -67,6 +67,7 @@ def test_logits_sharded_over_both_axes(case, labels, options, kind, rng):
     logits, given = batch(rng, labels)
     logits, given = case.link(logits), given if case.soft or labels == "ids" else (given > 0.1).astype(jnp.float32)
     options = optional(case, options)
+    brought = brings_together(case, labels, options)
 
     @jax.jit
     def program(z, t):
@@ -78,10 +79,15 @@ def test_logits_sharded_over_both_axes(case, labels, options, kind, rng):
     logits = jax.device_put(logits, NamedSharding(devices, spec))
     given = jax.device_put(given, NamedSharding(devices, P("data") if labels == "ids" else spec))
     close(program(logits, given), expected)
-    sorts = case.loss is jaxloss.pairwise_ranking_loss  # and brings the classes of a row together
-    assert sorts or not gathers(program.lower(logits, given).compile().as_text())
+    assert brought or not gathers(program.lower(logits, given).compile().as_text())
     gradient = jax.grad(lambda z: jnp.sum(case.call(z, given)))
     assert jax.eval_shape(lambda z: jax.vjp(gradient, z)[1](z)[0], logits).shape == logits.shape
+
+
+def brings_together(case, labels: str, options: dict) -> bool:
+    """The classes of a row: by a sort, or labels that are distributions, for their product with a table."""
+    table = case.loss is jaxloss.expected_cost_loss and (labels == "soft" or "label_smoothing" in options)
+    return table or case.loss is jaxloss.pairwise_ranking_loss
 
 
 def gathers(text: str) -> list[str]:
@@ -150,7 +156,7 @@ def test_classes_sharded_inside_shard_map(case, labels, options, rng):
         return jaxloss.per_example_value_and_grad(lambda z, t: sharded(z, t, weights))(z, t), forward
 
     close(run(logits, given), (expected, jnp.sum(expected[1] * tangent)))
-    assert not gathers(run.lower(logits, given).compile().as_text())
+    assert brings_together(case, labels, options) or not gathers(run.lower(logits, given).compile().as_text())
 
     def inner(z, t, w):
         return jax.grad(lambda z: jnp.sum(shard(z, t, w)))(z)

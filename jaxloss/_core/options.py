@@ -44,6 +44,7 @@ OPTIONS = {
     "gamma_negative": Option(0, np.inf, off=0, per_class=True),
     "gamma_positive": Option(0, np.inf, off=0, per_class=True),
     "label_smoothing": Option(0, 1, off=0),
+    "margin": Option(0, np.inf),
     "normalizer": Option(TINY, np.inf, advice=" (for a count that may be 0 pass jnp.maximum(count, 1))"),
     "pos_weight": Option(0, np.inf, off=1, per_class=True),
     "q": Option(0, 1, off=0, per_class=True),

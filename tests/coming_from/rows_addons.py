@@ -30,7 +30,8 @@ TABLES = {
 }
 ABSENT = {
     "`PinballLoss`": "regression to quantiles",
-    "`WeightedKappaLoss`": "of a whole batch: not a sum of losses of examples",
+    "`WeightedKappaLoss`": "the logarithm of a ratio over a whole batch; what it divides is the sum of "
+    "`expected_cost_loss` with the squares (or distances) of class numbers as costs",
     "`ContrastiveLoss`, `LiftedStructLoss`, `NpairsLoss`, `NpairsMultilabelLoss`, `TripletHardLoss`, "
     "`TripletSemiHardLoss`": "losses of embeddings, not of scores of classes",
     "`GIoULoss`": "of boxes, not of classes",

@@ -8,7 +8,7 @@ from tests.coming_from.table import Numbers, Row, data, derived
 NAME, PAGE = "Keras", "keras.md"
 
 CE, BCE = "softmax_cross_entropy", "sigmoid_binary_cross_entropy"
-HINGE = 'pairwise_ranking_loss(jnp.stack([0 * z, z], -1), b.astype(int), surrogate="hinge")'
+HINGE = "multiclass_hinge_loss(jnp.stack([0 * z, z], -1), b.astype(int))"
 SPARSE = "SparseCategoricalCrossentropy(from_logits=True"
 CATEGORICAL = "CategoricalCrossentropy(from_logits=True"
 BINARY = "BinaryCrossentropy(from_logits=True"
@@ -65,6 +65,11 @@ TABLES = {
             "KLDivergence()(t, ops.softmax(z))",
             "mean(softmax_kl_divergence(z, jnp.log(t)))",
             note="drop the softmax",
+        ),
+        Row(
+            "CategoricalHinge()(one_hot, z)",
+            "mean(multiclass_hinge_loss(jnp.concatenate([z, 0 * z[:, :1]], -1), y))",
+            note="Keras has a score of 0 among the others",
         ),
     ],
     "binary": [
@@ -150,8 +155,6 @@ TABLES = {
     ],
 }
 ABSENT = {
-    "`CategoricalHinge`": "of the largest wrong score alone; `multiclass_sparsemax_loss` is the convex loss here that "
-    "is exactly 0 beyond a margin of 1, `pairwise_ranking_loss` the hinge of every wrong score",
     "`Dice`, `Tversky`": "ratios over a whole batch or image, not losses of an example; "
     "`optax.losses.dice_loss` has both (by its weights of false positives and negatives)",
     "`Circle`, `CosineSimilarity`": "losses of embeddings, not of scores of classes",

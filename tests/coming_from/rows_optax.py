@@ -23,6 +23,7 @@ TABLES = {
             "sigmoid_focal_loss(z, b, alpha=0.25, gamma=1.5)",
         ),
         Row("multiclass_sparsemax_loss(z, y)", "multiclass_sparsemax_loss(z, y)"),
+        Row("multiclass_hinge_loss(z, y)", "multiclass_hinge_loss(z, y)"),
         Row("sparsemax_loss(z[:, 0], b[:, 0])", "sparsemax_loss(z[:, 0], b[:, 0])"),
         Row("huber_loss(f, g, delta=0.5)", "huber_loss(f, g, delta=0.5)", "f"),
     ],
@@ -35,9 +36,14 @@ TABLES = {
         ),
         Row(
             "hinge_loss(z, sign)",
-            'pairwise_ranking_loss(jnp.stack([0 * z, z], -1), b.astype(int), surrogate="hinge")',
+            "multiclass_hinge_loss(jnp.stack([0 * z, z], -1), b.astype(int))",
             note="`sign` is -1 where `b` is 0; the hinge of the scores 0 and `z`",
         ),
+        Row(
+            "perceptron_loss(z, sign)",
+            "multiclass_hinge_loss(jnp.stack([0 * z, z], -1), b.astype(int), margin=0.0)",
+        ),
+        Row("multiclass_perceptron_loss(z, y)", "multiclass_hinge_loss(z, y, margin=0.0)"),
         Row("kl_divergence(jax.nn.log_softmax(z), t)", "softmax_kl_divergence(z, jnp.log(t))"),
         Row("convex_kl_divergence(jax.nn.log_softmax(z), t)", "softmax_kl_divergence(z, jnp.log(t))"),
         Row(
@@ -71,9 +77,6 @@ TABLES = {
     ],
 }
 ABSENT = {
-    "`multiclass_hinge_loss`": "of the largest wrong score alone; `multiclass_sparsemax_loss` is the convex loss here "
-    "that is exactly 0 beyond a margin of 1, `pairwise_ranking_loss` the hinge of every wrong score",
-    "`perceptron_loss`, `multiclass_perceptron_loss`": "the gradient is 0 as soon as the label leads",
     "`dice_loss`, `binary_dice_loss`, `multiclass_generalized_dice_loss`": "ratios over a whole image, not losses of "
     "an example; they can be added to a loss from here",
     "`ctc_loss`, `ctc_loss_with_forward_probs`": "losses of sequences",

@@ -8,7 +8,7 @@ from tests.coming_from.table import Numbers, Row, data
 
 NAME, PAGE = "scikit-learn", "scikit_learn.md"
 
-HINGE = 'pairwise_ranking_loss(jnp.stack([0 * z, z], -1), b.astype(int), surrogate="hinge")'
+BINARY = "multiclass_hinge_loss(jnp.stack([0 * z[:, 0], z[:, 0]], -1), b[:, 0].astype(int)"
 TABLES = {
     "metrics": [
         Row("log_loss(y, p)", "mean(cross_entropy(p, y))", None),
@@ -32,7 +32,9 @@ TABLES = {
             "mean(metrics.label_ranking_loss(z, b), weights=v)",
             None,
         ),
-        Row("hinge_loss(b[:, 0], z[:, 0])", f"mean({HINGE}[:, 0])", None, "the hinge of the scores 0 and `z`"),
+        Row("hinge_loss(b[:, 0], z[:, 0])", f"mean({BINARY}))", None, "the hinge of the scores 0 and `z`"),
+        Row("hinge_loss(y, z)", "mean(multiclass_hinge_loss(z, y))", None),
+        Row("hinge_loss(y, z, sample_weight=v)", "mean(multiclass_hinge_loss(z, y), weights=v)", None),
     ],
     "weights": [
         Row(
@@ -50,7 +52,8 @@ TABLES = {
         Row('SGDClassifier(loss="log_loss")', "sigmoid_binary_cross_entropy(z[:, 0], b[:, 0])"),
         Row('SGDClassifier(loss="modified_huber")', "modified_huber_loss(z[:, 0], b[:, 0])"),
         Row('SGDClassifier(loss="squared_hinge")', "squared_hinge_loss(z[:, 0], b[:, 0])"),
-        Row('SGDClassifier(loss="hinge")', f"{HINGE}[:, 0]", note="the hinge of the scores 0 and `z`"),
+        Row('SGDClassifier(loss="hinge")', f"{BINARY})", note="the hinge of the scores 0 and `z`"),
+        Row('SGDClassifier(loss="perceptron")', f"{BINARY}, margin=0.0)"),
         Row(
             'SGDClassifier(loss="log_loss", class_weight={0: 0.5, 1: 2.0})',
             "sigmoid_binary_cross_entropy(z[:, 0], b[:, 0], class_weights=jnp.where(b[:, 0] > 0, 2.0, 0.5))",
@@ -58,10 +61,7 @@ TABLES = {
     ],
 }
 ABSENT = {
-    "`hinge_loss` of several classes": "of the largest wrong score alone; `multiclass_sparsemax_loss` is the convex "
-    "loss here that is exactly 0 beyond a margin of 1, `pairwise_ranking_loss` the hinge of every wrong score",
     "`brier_score_loss`": "a mean of squares: `jnp.mean((r - b) ** 2)`",
-    '`SGDClassifier(loss="perceptron")`': "the gradient is 0 as soon as the label leads",
     "`mean_pinball_loss`": "regression to quantiles",
 }
 

@@ -225,10 +225,20 @@ TABLES = {
             '0.5 * mean(w[y] * pairwise_ranking_loss(z / 0.5, y, surrogate="hinge")) * (z.shape[-1] - 1) / z.shape[-1]',
         ),
         Row(
+            "F.multi_margin_loss(z, y, p=2)",
+            "mean(squared_hinge_loss(jnp.sum(z * one_hot, -1, keepdims=True) - z, jnp.ones_like(z), "
+            "where=one_hot == 0).mean(-1))",
+        ),
+        Row(
             "F.margin_ranking_loss(f, g, sign[:, 0], margin=1.0)",
-            'mean(pairwise_ranking_loss(jnp.stack([f, g], -1), jnp.where(sign[:, 0] > 0, 0, 1), surrogate="hinge"))',
+            "mean(multiclass_hinge_loss(jnp.stack([f, g], -1), jnp.where(sign[:, 0] > 0, 0, 1)))",
             "f",
-            "the default there is 0; for another margin scale, as above",
+        ),
+        Row(
+            "F.margin_ranking_loss(f, g, sign[:, 0])",
+            "mean(multiclass_hinge_loss(jnp.stack([f, g], -1), jnp.where(sign[:, 0] > 0, 0, 1), margin=0.0))",
+            "f",
+            "0 is the default there",
         ),
         Row("F.huber_loss(f, g)", "mean(huber_loss(f, g))", "f"),
         Row("F.huber_loss(f, g, delta=0.5)", "mean(huber_loss(f, g, 0.5))", "f"),
@@ -238,10 +248,8 @@ TABLES = {
 }
 
 ABSENT = {
-    "`MultiMarginLoss` with `p=2`": "`multiclass_sparsemax_loss` is quadratic near its margin, too",
     "`HingeEmbeddingLoss`, `CosineEmbeddingLoss`, `TripletMarginLoss`, `TripletMarginWithDistanceLoss`": "losses of "
     "distances between embeddings, not of scores of classes",
-    "`MarginRankingLoss` with `margin=0`": "its gradient is 0 as soon as a pair is in the right order",
     "`AdaptiveLogSoftmaxWithLoss`": "a layer with parameters of its own; `linear_loss` keeps the memory of many "
     "classes low with the exact softmax",
     "`CTCLoss`": "a loss of sequences: `optax.losses.ctc_loss`",

@@ -1,0 +1,170 @@
+"""The hinge of a class among C: h_c = max(0, margin + max_{j != c} z_j - z_c).
+
+With m the largest logit, of n classes, and m' the next smaller one, of n' classes, the largest of the others is m, but
+m' for a class that has m alone. Its slope is shared evenly between the classes that have it; at the kink it is 0.
+
+Hinges are finite here, so that their derivatives are; `limit` is what has to be added, +inf or 0.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from jaxloss._core.arguments import softmax_rows
+from jaxloss._core.classes import ClassAxis, entry, nan_where, pick
+from jaxloss._core.compose import infinite_where
+from jaxloss._core.label_odds import max_of_others
+from jaxloss._core.log_odds import finite
+from jaxloss._core.platforms import by_row
+from jaxloss._core.statistics import higher
+
+
+class Hinge(NamedTuple):
+    height: jax.Array  # NaN for an id outside
+    limit: jax.Array
+    best: jax.Array  # the largest of the other logits
+    number: jax.Array  # of classes that have it
+
+
+def _hinge(margin: jax.Array, best: jax.Array, number: jax.Array, own: jax.Array) -> Hinge:
+    a, b = finite(best), finite(own)
+    difference = a - b
+    # What rounding took from the difference (Knuth's two-sum) is as large as a hinge near its kink.
+    back = difference - a
+    lost = (a - (difference - back)) - (b + back)
+    height = jnp.maximum((difference + margin) + jnp.where(jnp.abs(difference) <= 2 * margin, lost, 0), 0)
+    height = nan_where((best == jnp.inf) & (own == jnp.inf), jnp.where(best == -jnp.inf, 0, height))
+    beyond = (best > -jnp.inf) & (own < jnp.inf) & ((best == jnp.inf) | (own == -jnp.inf))
+    return Hinge(height, infinite_where(beyond, height), best, number)
+
+
+def _active(height: jax.Array) -> jax.Array:
+    """1 where a hinge has a slope, else 0; NaN where it is."""
+    return nan_where(jnp.isnan(height), (height > 0).astype(height.dtype))
+
+
+def _join(a: tuple, b: tuple) -> tuple:
+    best, first, gap = higher(a[0], b[0])
+    return best, jnp.where(gap == 0, a[1] + b[1], jnp.where(first, a[1], b[1])), a[2] + b[2]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def label_hinge(classes: ClassAxis, logits: jax.Array, ids: jax.Array, margin: jax.Array) -> Hinge:
+    """Of class `ids` of each row, which `class_ids` made."""
+    start, others = (-jnp.inf, 0.0, 0.0), classes.without(logits, ids)
+
+    def one_read(logits, ids, others):
+        label = jnp.where(classes.is_label(logits, ids), logits, 0)
+        return classes.fold((others, jnp.ones_like(others), label), start, _join)
+
+    def plain(logits, ids, others):
+        best = max_of_others(classes, logits, ids, others)
+        top = others == classes.spread(best)
+        return best, jnp.sum(top.astype(logits.dtype), classes.axis), entry(classes, logits, ids)
+
+    size = logits.shape[classes.axis]
+    state = by_row(size, len(start), logits, ids, others, plain=plain, folded=one_read)
+    best, number, label = classes.join(state, start, _join)
+    found = _hinge(margin, best, number, label)
+    return found._replace(height=nan_where(ids < 0, found.height))
+
+
+def _label_hinge_jvp(classes, primals, tangents):
+    (logits, ids, _), (moved, _, widened) = primals, tangents
+    value = label_hinge(classes, *primals)
+    height, _, best, number = map(lax.stop_gradient, value)
+    active, terms = _active(height), []
+    if not isinstance(widened, SymbolicZero):
+        terms.append(active * widened)
+    if not isinstance(moved, SymbolicZero):
+        top = classes.without(logits, ids) == classes.spread(best)
+        slopes = jnp.where(top, classes.spread(1 / jnp.maximum(number, 1)), 0)
+        slopes = jnp.where(classes.is_label(logits, ids), -1, slopes)
+        terms.append(classes.sum(classes.spread(active) * slopes * moved))
+    constants = map(jnp.zeros_like, value[1:])
+    return value, Hinge(sum(terms, jnp.zeros_like(height)), *constants)
+
+
+label_hinge.defjvp(_label_hinge_jvp, symbolic_zeros=True)
+
+
+class Tops(NamedTuple):
+    """Masks of the classes with the largest logit and with the next smaller one, and, of each class, the others'."""
+
+    first: jax.Array
+    second: jax.Array
+    alone: jax.Array  # the first, where it is one
+    best: jax.Array  # the largest of the other logits
+    number: jax.Array  # of classes that have it
+
+
+def _tops(classes: ClassAxis, logits: jax.Array) -> Tops:
+    def largest(x):
+        best = classes.spread(classes.max(x))
+        mask = x == best
+        return best, mask, classes.spread(classes.sum(mask.astype(x.dtype)))
+
+    best, first, firsts = largest(logits)
+    next_best, second, seconds = largest(jnp.where(first, -jnp.inf, logits))
+    alone = first & (firsts == 1)
+    number = jnp.where(alone, seconds, firsts - first.astype(logits.dtype))
+    return Tops(first, second & ~first, alone, jnp.where(alone, next_best, best), number)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def class_hinges(classes: ClassAxis, logits: jax.Array, margin: jax.Array) -> Hinge:
+    """Of every class: arrays of the shape of the logits."""
+    tops = _tops(classes, logits)
+    return _hinge(margin, tops.best, tops.number, logits)
+
+
+def _class_hinges_jvp(classes, primals, tangents):
+    (logits, _), (moved, widened) = primals, tangents
+    value = class_hinges(classes, *primals)
+    tangent = jnp.zeros_like(logits)
+    if not isinstance(widened, SymbolicZero):
+        tangent = tangent + widened
+    if not isinstance(moved, SymbolicZero):
+        tops = _tops(classes, lax.stop_gradient(logits))
+        of_first, of_second = (classes.spread(classes.sum(jnp.where(x, moved, 0))) for x in tops[:2])
+        of_others = jnp.where(tops.alone, of_second, of_first - jnp.where(tops.first, moved, 0))
+        tangent = tangent + of_others / jnp.maximum(tops.number, 1) - moved
+    return value, Hinge(_active(lax.stop_gradient(value.height)) * tangent, *map(jnp.zeros_like, value[1:]))
+
+
+class_hinges.defjvp(_class_hinges_jvp, symbolic_zeros=True)
+
+
+def hinge_hessian(function: Callable) -> Callable:
+    """Of the hinge, which is piecewise linear: 0."""
+
+    def hessian(logits, labels, axis, where, *, axis_name, **_):
+        rows = softmax_rows(function.__name__, logits, labels, axis, where, axis_name)
+        return rows.restore(jnp.zeros_like(rows.logits), logits)
+
+    return hessian
+
+
+def hinge_values(name, logits, labels, axis, where, axis_name, margin, class_weights) -> jax.Array:
+    """The hinge of each row's id, or the sum over the classes of their share times their hinge."""
+    rows = softmax_rows(name, logits, labels, axis, where, axis_name)
+    classes = rows.classes
+    margin = rows.parameter("margin", margin)
+    weights = rows.parameter("class_weights", class_weights)
+    if rows.ids is None:
+        assert rows.targets is not None
+        found = class_hinges(classes, rows.logits, margin)
+        shares = rows.targets if weights is None else rows.targets * weights
+        return rows.finish(classes.sum(shares * (found.height + jnp.where(shares != 0, found.limit, 0))))
+    found = label_hinge(classes, rows.logits, rows.ids, margin)
+    weights = weights if weights is None or not weights.ndim else pick(classes, weights, rows.ids)
+    if rows.counts is not None:
+        weights = rows.of_labels(jnp.ones_like(found.height) if weights is None else weights)
+    if weights is None:
+        return rows.finish(found.height + found.limit)
+    return rows.finish(weights * (found.height + jnp.where(weights != 0, found.limit, 0)))

@@ -1,0 +1,305 @@
+"""Expected costs, the multi-class hinge and ordered classes: what the registry does not ask."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import hinge_loss
+
+import jaxloss
+from tests import cases, oracle
+
+EPS = 2.0**-23
+SIZE = 6
+Z, Y = jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32)
+COST, HINGE, ORDERED = jaxloss.expected_cost_loss, jaxloss.multiclass_hinge_loss, jaxloss.ordered_logistic_loss
+
+
+def distances(size: int = SIZE) -> np.ndarray:
+    return np.abs(np.subtract.outer(np.arange(size), np.arange(size))).astype(np.float32)
+
+
+TABLES = {
+    "distance": distances(),
+    "square": distances() ** 2,
+    "any": np.random.default_rng(3).uniform(0, 5, (SIZE, SIZE)).astype(np.float32),
+    "near one another": (100 + distances() / 64).astype(np.float32),
+}
+ROWS = {key: rows for key, rows in cases.structured_rows(np.random.default_rng(5), SIZE).items() if key != "masked"}
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize("name", TABLES)
+def test_any_costs_keep_the_promise(name):
+    """4 + d units of the last place, of the value, and of the terms of each entry of the gradient, of either sign.
+
+    Their sum is as exact as if each logit had been moved by no more than its own rounding.
+    """
+    table = TABLES[name]
+    run = jax.jit(jaxloss.per_example_value_grad_hess(partial(jaxloss.expected_cost_loss, costs=table)))
+    for regime, (logits, ids) in ROWS.items():
+        for labels in (ids, np.eye(SIZE, dtype=np.float32)[ids]):
+            for z, y, *got in zip(logits, ids, *map(np.asarray, run(logits, labels)), strict=True):
+                e = [mp.exp(mp.mpf(float(x))) for x in z]
+                p, k = [x / mp.fsum(e) for x in e], [mp.mpf(float(x)) for x in table[y]]
+                loss = mp.fsum(a * b for a, b in zip(p, k, strict=True))
+                differences = [mp.fsum(p[c] * (k[j] - k[c]) for c in range(SIZE)) for j in range(SIZE)]
+                terms = [mp.fsum(p[c] * abs(k[j] - k[c]) for c in range(SIZE)) for j in range(SIZE)]
+                bound = (4 + np.ptp(z)) * EPS
+                assert abs(float(got[0]) - loss) <= bound * loss + 1e-36, (regime, z)
+                for j in range(SIZE):
+                    room = 2 * bound * p[j] * terms[j] + mp.mpf(1e-36)
+                    assert abs(float(got[1][j]) - p[j] * differences[j]) <= room, (regime, z, j)
+                    exact = p[j] * differences[j] * (1 - 2 * p[j])
+                    assert abs(float(got[2][j]) - exact) <= room, (regime, z, j)
+
+
+def test_costs_of_0_and_1_are_those_of_generalized_cross_entropy(rng):
+    logits, costs = cases.logits_for(None, rng), 1 - jnp.eye(5)
+    for kind in ("ids", "soft"):
+        labels = cases.labels_for(None, rng, kind)
+        found = [
+            jax.jit(jaxloss.per_example_value_grad_hess(loss))(logits, labels)
+            for loss in (
+                partial(jaxloss.expected_cost_loss, costs=costs),
+                partial(jaxloss.generalized_cross_entropy, q=1.0),
+            )
+        ]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
+
+
+@pytest.mark.optimized
+def test_a_right_and_a_wrong_row_keep_their_digits():
+    """As it stands, k_j - L would be 0 for both labels of the second row: the costs of its class and of the mean."""
+    run = jax.jit(jaxloss.per_example_value_and_grad(partial(jaxloss.expected_cost_loss, costs=1 - jnp.eye(3))))
+    value, gradient = run(jnp.array([[40.0, 0.0, 0.0], [40.0, 0.0, 0.0]]), jnp.array([0, 1]))
+    e = np.exp(-40.0)
+    np.testing.assert_allclose(value, [2 * e, 1], rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[-2 * e, e, e], [e, -e, e * e]], rtol=1e-5)
+
+
+def test_the_expected_distance_of_a_model_of_scikit_learn(rng):
+    x, y = rng.normal(size=(60, 3)), rng.integers(0, SIZE, 60)
+    model = LogisticRegression(max_iter=200).fit(x, y)
+    p, logits = model.predict_proba(x), model.decision_function(x).astype(np.float32)
+    expected = (p * distances()[y]).sum(1)
+    np.testing.assert_allclose(jaxloss.expected_cost_loss(logits, y, costs=distances()), expected, rtol=1e-5)
+    soft = rng.dirichlet(np.ones(SIZE), 60).astype(np.float32)
+    got = jaxloss.expected_cost_loss(logits, soft, costs=distances().astype(int))
+    np.testing.assert_allclose(got, np.einsum("ny,yc,nc->n", soft, distances(), p), rtol=1e-5)
+    hinge = jaxloss.mean(jaxloss.multiclass_hinge_loss(logits, y))
+    np.testing.assert_allclose(hinge, hinge_loss(y, model.decision_function(x)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ids", "soft"])
+def test_options_and_derivatives_by_costs_and_labels(kind, rng):
+    """Weights are of the true class, smoothing is over the classes that exist."""
+    logits, labels = cases.logits_for(None, rng, size=SIZE), cases.labels_for(None, rng, kind, size=SIZE)
+    where = rng.random(logits.shape) < 0.7
+    where[:, 0], where[0] = True, False
+    weights = rng.uniform(0.5, 2, SIZE).astype(np.float32)
+    table = TABLES["any"]
+
+    def plain(z, t, w, costs, smoothing):
+        t = jax.nn.one_hot(t, SIZE) if kind == "ids" else t
+        exist = where.any(1)
+        t = jnp.where(where, (1 - smoothing) * t + smoothing / jnp.maximum(where.sum(1, keepdims=True), 1), 0)
+        p = jnp.where(where, jax.nn.softmax(jnp.where(where, z, -1e9)), 0)
+        return jnp.where(exist, jnp.einsum("ny,yc,nc->n", t * w[None], costs, p), 0)
+
+    def ours(z, t, w, costs, smoothing):
+        return jaxloss.expected_cost_loss(z, t, where=where, costs=costs, class_weights=w, label_smoothing=smoothing)
+
+    given = logits, labels, jnp.asarray(weights), jnp.asarray(table), jnp.float32(0.25)
+    by = (0, 2, 3, 4) if kind == "ids" else (0, 1, 2, 3, 4)
+
+    @partial(jax.jit, static_argnums=0)
+    def derivatives(loss, *given):
+        return loss(*given), jax.grad(lambda *x: jnp.sum(jnp.sin(loss(*x))), by)(*given)
+
+    with jax.numpy_dtype_promotion("standard"):
+        found = [derivatives(loss, *given) for loss in (ours, plain)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), *found)
+
+
+def test_of_a_gather_there_is_no_scatter_and_other_costs_need_no_other_program(rng):
+    logits, ids = cases.logits_for(None, rng, size=SIZE), cases.labels_for(None, rng, size=SIZE)
+    traces = []
+
+    @jax.jit
+    def by_costs(costs):
+        traces.append(1)
+        return jax.grad(lambda c: jnp.sum(jaxloss.expected_cost_loss(logits, ids, costs=c)))(costs)
+
+    p, onehot = jax.nn.softmax(logits), np.eye(SIZE)[ids]
+    for table in TABLES.values():
+        np.testing.assert_allclose(by_costs(jnp.asarray(table)), onehot.T @ p, rtol=1e-5, atol=1e-7)
+    assert len(traces) == 1
+    assert "scatter" not in by_costs.lower(jnp.asarray(table)).as_text()
+
+
+def test_a_table_is_a_constant_or_an_argument_of_a_layer(rng):
+    hidden, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((9, 4), (4, SIZE)))
+    ids = jnp.asarray(rng.integers(0, SIZE, 9))
+
+    def direct(h, k, c):
+        return jnp.sum(jaxloss.expected_cost_loss(h @ k, ids, costs=c))
+
+    def constant(h, k, c):
+        return jaxloss.linear_loss(partial(jaxloss.expected_cost_loss, costs=c), h, k, ids, chunk_rows=4).total
+
+    def argument(h, k, c):
+        def loss(z, y, c):
+            return jaxloss.expected_cost_loss(z, y, costs=c)
+
+        return jaxloss.linear_loss(loss, h, k, ids, loss_args=(c,), chunk_rows=4).total
+
+    found = [
+        jax.jit(jax.value_and_grad(f, (0, 1, 2)))(hidden, kernel, jnp.asarray(TABLES["any"]))
+        for f in (direct, constant, argument)
+    ]
+    for other in found[1:]:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), other, found[0])
+
+
+def error_of(function, *arguments) -> str:
+    return checkify.checkify(jax.jit(function), errors=checkify.user_checks)(*arguments)[0].get() or ""
+
+
+def test_checkify_names_costs_and_cutpoints():
+    good, bad = jnp.ones((3, 3)), jnp.ones((3, 3)).at[1, 2].set(-2)
+    assert error_of(lambda c: COST(Z, Y, costs=c), good) == ""
+    assert "`costs` must be finite and >= 0; got -2.0" in error_of(lambda c: COST(Z, Y, costs=c), bad)
+    assert error_of(lambda c: ORDERED(Z[:, 0], Y, c), jnp.arange(2.0)) == ""
+    for steps in (jnp.zeros(2), jnp.array([1.0, 0.5])):
+        assert "`cutpoints` must ascend; got a step of" in error_of(lambda c: ORDERED(Z[:, 0], Y, c), steps)
+    assert "class ids in [0, 3)" in error_of(lambda y: ORDERED(Z[:, 0], y, jnp.arange(2.0)), Y.at[1].set(3))
+
+
+def test_ties_at_the_top_share_the_slope_of_the_hinge():
+    logits = jnp.array([[1.0, 1.0, 1.0, 0.0], [2.0, 1.0, 1.0, 1.0], [1.0, 0.0, -1.0, -1.0], [1.0, 0.5, 0.5, -1.0]])
+    ids = jnp.array([0, 0, 0, 0])
+    third = 1 / 2
+    expected = [[-1, third, third, 0], [0, 0, 0, 0], [0, 0, 0, 0], [-1, third, third, 0]]
+    for labels in (ids, jax.nn.one_hot(ids, 4)):
+        value, gradient = jaxloss.per_example_value_and_grad(HINGE)(logits, labels)
+        np.testing.assert_array_equal(value, [1, 0, 0, 0.5])  # the kink at a lead of exactly 1
+        np.testing.assert_array_equal(gradient, expected)
+    soft = jnp.array([[0.5, 0.25, 0.0, 0.25]] * 4)
+    ours = jax.grad(lambda z: jnp.sum(HINGE(z, soft)))(logits)
+    each = sum(soft[0, c] * jax.grad(lambda z: jnp.sum(HINGE(z, ids + c)))(logits) for c in range(4))  # noqa: B023
+    np.testing.assert_allclose(ours, each, atol=1e-7)
+    kinks = jax.grad(lambda m: jnp.sum(HINGE(logits, ids, margin=m)))
+    assert kinks(1.0) == 2
+
+
+@pytest.mark.optimized
+def test_a_hinge_near_its_kink_keeps_its_digits():
+    """1 + (z_m - z_y) from the rounded difference is off by as much as the hinge itself."""
+    ahead = np.float32([1 - 2.0**-24, 1 - 2.0**-22, 1 + 2.0**-23])
+    logits = np.stack([np.float32(0.3) + 0 * ahead, np.float32(0.3) + ahead], -1).astype(np.float32)
+    logits = np.concatenate([logits, [[-0.7, 0.30000001], [1e-9, 1.0], [3e-8, 1.0]]]).astype(np.float32)
+    got = HINGE(logits, np.ones(len(logits), np.int32))
+    wide = logits.astype(np.float64)
+    np.testing.assert_allclose(got, np.maximum(0, 1 + wide[:, 0] - wide[:, 1]), rtol=1e-6)
+
+
+# Scores near and far, at cutpoints and between; cutpoints far apart and nearly equal.
+CUTPOINTS = np.float32([-3.0, -1.0, -0.99999, 0.0, 1e-6, 30.0])
+SCORES = np.float32([-80.0, -12.0, -1.0, -0.999995, 0.0, 3e-7, 0.25, 15.0, 29.0, 31.0, 75.0, 1e4])
+
+
+def exact_ordered(score, label: int, cutpoints) -> tuple:
+    """-log P and its derivatives by the score and by the two cutpoints around the class, in textbook form."""
+    f = mp.mpf(float(score))
+    edges = [-mp.inf, *(mp.mpf(float(x)) for x in cutpoints), mp.inf]
+
+    def sigmoid(x):
+        return mp.mpf(int(x > 0)) if mp.isinf(x) else 1 / (1 + mp.exp(-x))
+
+    upper, lower = (sigmoid(edges[label + k] - f) for k in (1, 0))
+    slope, other = upper * (1 - upper), lower * (1 - lower)
+    p = upper - lower
+    # Of the score also by how much the rounding of the arguments themselves moves its derivative.
+    nearest = max(abs(x) for x in (f, *edges[label : label + 2]) if not mp.isinf(x))
+    bend = upper * (1 - upper) + lower * (1 - lower)
+    return -mp.log(p), (slope - other) / p, -slope / p, other / p, bend * nearest * EPS
+
+
+@pytest.mark.optimized
+def test_ordered_classes_keep_their_digits_near_and_far():
+    size = len(CUTPOINTS) + 1
+    f, y = (x.reshape(-1) for x in np.meshgrid(SCORES, np.arange(size), indexing="ij"))
+    onehot = np.eye(size, dtype=np.float32)[y]
+
+    def derivatives(loss):
+        def one(f, t, cutpoints):
+            return jax.value_and_grad(loss, (0, 2))(f, t, cutpoints)
+
+        return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+
+    exact = []
+    for row in zip(f, y, strict=True):
+        with mp.workdps(9000 if row[0] > 1000 else 250):  # sigmoid(1e4) is 1 - 1e-4343
+            exact.append(exact_ordered(*row, CUTPOINTS))
+    for labels in (y, onehot):
+        value, (by_score, by_cutpoint) = derivatives(ORDERED)(f, labels, CUTPOINTS)
+        for i, (loss, slope, upper, lower, moved) in enumerate(exact):
+            bound = 4 + np.abs(CUTPOINTS - f[i]).max()
+            expected = [mp.mpf(0)] * (size - 1)
+            if y[i] < size - 1:
+                expected[y[i]] += upper
+            if y[i] > 0:
+                expected[y[i] - 1] += lower
+            assert oracle.ulp_error(value[i], [loss])[0] <= bound, (f[i], y[i], value[i], loss)
+            error = abs(float(by_score[i]) - slope)
+            assert error <= bound * EPS * abs(slope) + moved + 1e-36, (f[i], y[i], by_score[i], slope)
+            assert oracle.ulp_error(by_cutpoint[i], expected).max() <= bound, (f[i], y[i], by_cutpoint[i], expected)
+
+
+def test_ordered_classes_at_the_edges(rng):
+    cutpoints = jnp.array([-1.0, 0.5])
+    scores, ids = jnp.asarray(rng.normal(size=6), jnp.float32), jnp.array([0, 1, 2, 1, 5, -1])
+    run = jax.jit(jaxloss.per_example_value_grad_hess(partial(ORDERED, cutpoints=cutpoints)))
+    for x in run(scores, ids):
+        np.testing.assert_array_equal(np.isnan(x), [False] * 4 + [True] * 2)
+    hessian = jax.vmap(jax.hessian(partial(ORDERED, cutpoints=cutpoints)))(scores, ids)
+    np.testing.assert_allclose(run(scores, ids)[2], hessian, rtol=1e-5)
+    where = ids >= 0
+    kept = jax.value_and_grad(lambda c, s: jnp.sum(ORDERED(s, ids % 5, c, where & (ids < 3))), (0, 1))
+    clean = kept(cutpoints, scores)
+    with jax.debug_nans(True):
+        dirty = kept(cutpoints, scores.at[4:].set(jnp.inf))
+    jax.tree.map(np.testing.assert_array_equal, dirty, clean)
+    infinite = jnp.array([jnp.inf, jnp.inf, -jnp.inf, -jnp.inf])
+    with jax.debug_nans(True):
+        value, gradient = jaxloss.per_example_value_and_grad(ORDERED)(infinite, jnp.array([2, 1, 0, 1]), cutpoints)
+    np.testing.assert_array_equal(value, [0, np.inf, 0, np.inf])
+    np.testing.assert_array_equal(gradient, [0, 1, 0, -1])
+    soft = jnp.array([[0.0, 0.5, 0.5]])
+    np.testing.assert_array_equal(ORDERED(jnp.array([jnp.inf]), soft, cutpoints), [np.inf])
+    np.testing.assert_array_equal(
+        ORDERED(jnp.array([jnp.inf]), soft, cutpoints, class_weights=jnp.array([1.0, 0, 1])), [0]
+    )
+    tied, falling = jnp.array([1.0, 1.0]), jnp.array([1.0, 0.5])
+    np.testing.assert_array_equal(jnp.isinf(ORDERED(jnp.zeros(3), jnp.arange(3), tied)), [False, True, False])
+    np.testing.assert_array_equal(jnp.isnan(ORDERED(jnp.zeros(3), jnp.arange(3), falling)), [False, True, False])
+    assert ORDERED(jnp.zeros(2, jnp.bfloat16), jnp.zeros(2, jnp.int32), cutpoints).dtype == jnp.float32
+    one = ORDERED(scores, ids % 2, jnp.array([0.25]))
+    np.testing.assert_allclose(one, jaxloss.sigmoid_binary_cross_entropy(scores - 0.25, ids % 2), rtol=1e-6)
+
+
+def test_ordered_classes_have_the_numbers_of_statsmodels():
+    """OrderedModel(y, x, distr="logit") of version 0.15.0: loglikeobs, and score_obs by its one coefficient."""
+    x, coefficient = jnp.array([0.5, -1.25, 2.0, 0.25, -0.5, 3.0]), 0.75
+    y, cutpoints = jnp.array([0, 0, 2, 1, 1, 3]), jnp.array([-0.5, 0.75, 2.5])
+    likelihoods = [-1.22344458, -0.49813455, -0.89101956, -1.19586789, -1.25132874, -0.82593942]
+    slopes = [-0.35289251, 0.49042104, 0.10375976, -0.00709494, -0.11185281, 1.68652950]
+    value, gradient = jaxloss.per_example_value_and_grad(ORDERED)(coefficient * x, y, cutpoints)
+    np.testing.assert_allclose(-value, likelihoods, rtol=1e-6)
+    np.testing.assert_allclose(-gradient * x, slopes, rtol=1e-5)
