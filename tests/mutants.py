@@ -3,18 +3,25 @@
 Each mutant is a change of one place in a temporary copy of the package; the test files that concern it run until the
 first failure. WORDs choose mutants whose file, text or tests contain one of them. A mutant that survives needs a test,
 or a reason in `EQUIVALENT`. The exit status is 1 if there is one without. An hour of one core for all of them.
+
+`--sample N` plants N faults of the common kinds instead (`tests/operators.py`), drawn with `--seed` from the modules of
+`CONCERNED`.
 """
 
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import operators
+
 ROOT = Path(__file__).parent.parent
+LIMIT = 900  # seconds for the tests of a mutant
 
 
 class Mutant(NamedTuple):
@@ -22,12 +29,16 @@ class Mutant(NamedTuple):
     old: str  # stands there once
     new: str
     tests: str  # arguments of pytest; those in front are the likeliest to fail
+    drawn: operators.Fault | None = None  # then the texts above are the lines, which may stand there more than once
 
     @property
     def name(self) -> str:
-        return f"{self.file}: {' '.join(self.old.split())} -> {' '.join(self.new.split()) or 'nothing'}"
+        line = "" if self.drawn is None else f":{self.drawn.line}"
+        return f"{self.file}{line}: {' '.join(self.old.split())} -> {' '.join(self.new.split()) or 'nothing'}"
 
     def applied(self, text: str) -> str:
+        if self.drawn is not None:
+            return self.drawn.applied(text)
         assert text.count(self.old) == 1, f"{self.name}: found {text.count(self.old)} times"
         return text.replace(self.old, self.new)
 
@@ -315,6 +326,53 @@ MUTANTS = [
 EQUIVALENT: dict[str, str] = {}
 """Reasons, by name, why no test can tell a mutant from the original."""
 
+ROWS = f"{VALUES} {DERIVATIVES} {SECOND} {EDGES} {OPTIONS} {MASKS} {ACCURACY} {SHARDING}"
+ELEMENTWISE = f"{VALUES} {ELEMENTS} {DERIVATIVES} {SECOND} {EDGES} {ACCURACY}"
+OF_SETS = f"{RANKING} {METRICS} {DERIVATIVES} {SECOND} {EDGES} {ACCURACY}"
+OF_SPARSE = f"{SPARSE} {VALUES} {DERIVATIVES} {SECOND} {EDGES} {ACCURACY}"
+OF_LAYERS = f"{LINEAR} {PLATFORMS} tests/test_linear_sharding.py"
+CONCERNED = {
+    "_core/alpha.py": f"{SPARSE} {OPTIONS}",
+    "_core/chunks.py": OF_LAYERS,
+    "_core/classes.py": ROWS,
+    "_core/compose.py": f"{ROWS} {ZERO}",
+    "_core/expectations.py": ROWS,
+    "_core/hessians.py": f"{SECOND} {DERIVATIVES} {OPTIONS}",
+    "_core/label_odds.py": ROWS,
+    "_core/linear.py": OF_LAYERS,
+    "_core/log_odds.py": f"{ROWS} {ELEMENTS}",
+    "_core/masks.py": f"{MASKS} {REDUCTION} {EDGES}",
+    "_core/newton.py": OF_SPARSE,
+    "_core/pairs.py": OF_SETS,
+    "_core/probabilities.py": f"{ROWS} {ELEMENTS}",
+    "_core/projection.py": OF_SPARSE,
+    "_core/statistics.py": ROWS,
+    "_core/surrogates.py": OF_SETS,
+    "margin.py": ELEMENTWISE,
+    "metrics.py": METRICS,
+    "probability.py": f"{ELEMENTWISE} {ZERO}",
+    "ranking.py": OF_SETS,
+    "reduction.py": f"{REDUCTION} {VALUES} {ZERO} {OPTIONS}",
+    "sigmoid.py": f"{ELEMENTWISE} {OPTIONS} {ZERO}",
+    "sparse.py": OF_SPARSE,
+    "statistics.py": f"{DERIVATIVES} {EDGES} {SECOND}",
+    "weighting.py": VALUES,
+}
+"""Tests of the modules that compute, for faults drawn at random."""
+
+
+def drawn(count: int, seed: int) -> list["Mutant"]:
+    """Mutants of faults drawn at random."""
+    found = []
+    for fault in operators.sample(count, seed, list(CONCERNED)):
+        text = (ROOT / "jaxloss" / fault.file).read_text()
+        old, new = (x.splitlines() for x in (text, fault.applied(text)))
+        at = next(i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b)
+        last = len(old) - next(i for i, (a, b) in enumerate(zip(old[::-1], new[::-1], strict=False)) if a != b)
+        lines = "\n".join(old[at:last]), "\n".join(new[at : last + len(new) - len(old)])
+        found.append(Mutant(fault.file, *lines, CONCERNED[fault.file], fault))
+    return found
+
 
 def run(mutant: Mutant) -> tuple[bool, float, str]:
     """Whether the tests notice, in how many seconds, and which one did."""
@@ -330,11 +388,13 @@ def run(mutant: Mutant) -> tuple[bool, float, str]:
         log = copy / "log"
         # A fork has what is imported already, except this package and its tests.
         if (child := os.fork()) == 0:
+            signal.alarm(LIMIT)
             _test(copy, mutant.tests, log)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         failed = [line for line in log.read_text().splitlines() if line.startswith(("FAILED", "ERROR"))]
     by = failed[0].split(" - ")[0].split("::", 1)[-1] if failed else ""
-    return status == 1, time.monotonic() - start, by if status in (0, 1) else f"pytest ended with {status}"
+    killed = status in (1, -signal.SIGALRM)  # a loop without end is noticed, too
+    return killed, time.monotonic() - start, by if status in (0, 1) else f"pytest ended with {status}"
 
 
 def _test(copy: Path, tests: str, log: Path) -> None:
@@ -356,13 +416,14 @@ def _test(copy: Path, tests: str, log: Path) -> None:
     os._exit(int(status))
 
 
-def main(words: list[str]) -> int:
+def main(words: list[str], count: int, seed: int) -> int:
     import chex  # noqa: F401  what every child would import; no backend may start before the fork
     import mpmath  # noqa: F401
     import optax  # noqa: F401
     import sklearn.metrics  # noqa: F401
 
-    chosen = [m for m in MUTANTS if not words or any(word in m.name + m.tests for word in words)]
+    every = drawn(count, seed) if count else MUTANTS
+    chosen = [m for m in every if not words or any(word in m.name + m.tests for word in words)]
     print("| mutant | result | seconds | first test to fail |\n|---|---|---|---|")
     survivors = 0
     for mutant in chosen:
@@ -378,4 +439,7 @@ def main(words: list[str]) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*", metavar="WORD")
-    sys.exit(main(parser.parse_args().words))
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="faults drawn at random instead")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    sys.exit(main(given.words, given.sample, given.seed))
