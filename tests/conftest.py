@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxloss._core import classes, platforms
-from tests import cases, jaxprs, programs
+from tests import jaxprs, programs, selection
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -100,38 +100,11 @@ def pytest_xdist_make_scheduler(config, log):
     return LoadFileScheduling(config, log) if config.getvalue("dist") == "load" else None
 
 
-SMOKE = {
-    f"test_{name}.py"
-    for name in (
-        "values", "edges", "derivatives", "second_derivatives", "errors", "misuse", "zero_weights", "elementwise"
-    )
-}  # fmt: skip
-"""Files of which `-m smoke` runs each test once for each of these cases, for the inner loop."""
-SMOKE_CASES = {None, "cross_entropy", "focal_2", "binary", "entmax15", "logistic", "probabilities"}
-
-
-def mark_smoke(items) -> None:
-    seen = set()
-    for item in items:
-        if item.path.name not in SMOKE or item.get_closest_marker("optimized"):
-            continue
-        given = item.callspec.params if hasattr(item, "callspec") else {}
-        case = getattr(given.get("case"), "name", None)
-        key = item.path, getattr(item, "originalname", item.name), case
-        if case in SMOKE_CASES and key not in seen:
-            seen.add(key)
-            item.add_marker("smoke")
-
-
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(config, items):
-    """One read is a form of what sums over a softmax: other losses are not run twice."""
-    softmax = {*cases.SOFTMAX, *cases.COSTS, *(case for case in cases.RANKING if case.name in ("lsep", "zlpr"))}
-
-    def kept(item) -> bool:
-        given = item.callspec.params if hasattr(item, "callspec") else {}
-        return given.get("form") != "one read" or given.get("case") in {None, *softmax}
-
-    config.hook.pytest_deselected(items=[item for item in items if not kept(item)])
-    items[:] = [item for item in items if kept(item)]
-    mark_smoke(items)
+    named = any("::" in argument for argument in config.args)
+    kept = selection.chosen(items, selection.EXHAUSTIVE or named)
+    left = {id(item) for item in kept}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in left])
+    items[:] = kept
+    selection.mark_smoke(items)
