@@ -6,6 +6,7 @@ program as users get it, or the rounding of that. `OPTIMIZED=1` in the environme
 it.
 """
 
+import ctypes
 import gc
 import os
 import resource
@@ -46,6 +47,7 @@ FAST = {
 EVERYTHING = os.environ.get("OPTIMIZED", "0") != "0"
 PLAIN = ("xla_cpu_use_fusion_emitters", False)  # a third of the time: loops are written by fewer passes
 GROWTH = 400 * 2**20  # bytes that programs may take before they are let go
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # gives memory back
 _options = getattr(compiler, "get_compile_options", None)
 _held = 0
 
@@ -82,6 +84,8 @@ def drop() -> None:
     global _held
     jax.clear_caches()
     gc.collect()
+    if _trim is not None:
+        _trim(0)
     _held = resident()
 
 

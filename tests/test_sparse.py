@@ -139,6 +139,15 @@ def test_losses_are_exact(case, rng):
             np.testing.assert_allclose(g, p - t / t.sum(), rtol=8 * EPS, atol=4 * EPS, err_msg=kind)
 
 
+@pytest.mark.parametrize("size", [9, 100, 257])
+def test_ties_of_many_classes(size):
+    """Found by fuzzing: added to the label's term one by one, the others were rounded to its last digit (9 eps)."""
+    for case in (CASES["entmax15"], CASES["alpha 1.25"]):
+        loss = case.loss(jnp.zeros((1, size)), jnp.zeros(1, jnp.int32))
+        exact = (1 - mp.mpf(size) ** (1 - case.order)) / (case.order * (case.order - 1))
+        np.testing.assert_allclose(np.float64(loss[0]), float(exact), rtol=2.5 * EPS)
+
+
 def test_confident_rows_keep_their_digits():
     """p - 1 and Omega(t) - Omega(p) lose all of them."""
     for order in (1, 1.01, 1.1):

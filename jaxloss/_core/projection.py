@@ -33,7 +33,7 @@ from jaxloss._core.log_odds import box_cox
 from jaxloss._core.newton import Alpha, Simplex, level, or_one, weights_of
 from jaxloss._core.options import describe
 from jaxloss._core.platforms import recomputed
-from jaxloss._core.statistics import complement
+from jaxloss._core.statistics import complement, split_sums
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -102,14 +102,18 @@ def young_loss(simplex: Simplex, d: jax.Array, t: jax.Array, alpha: Alpha, at: j
     e = residual(classes, p, t)
     excluded = d <= jnp.finfo(d.dtype).min
     if alpha is not None:
-        return classes.sum(_young_terms(jnp.where(excluded, 0, d), t, alpha - 1, classes.spread(at), p, base, e))
-    slack = n * t * jnp.maximum(jnp.where(excluded, 0, -base), 0)
-    if n == 1:
-        return classes.sum(0.5 * e * e + slack)
-    # D(t, p) = 2/3 (sqrt t - sqrt p)^2 (2 sqrt t + sqrt p), that difference being (t - p) / (sqrt t + sqrt p).
-    root_t = jnp.sqrt(t)
-    both = root_t + jnp.maximum(base, 0)
-    return classes.sum(2 / 3 * jnp.square(e / or_one(both)) * (both + root_t) + slack)
+        terms = _young_terms(jnp.where(excluded, 0, d), t, alpha - 1, classes.spread(at), p, base, e)
+    else:
+        slack = n * t * jnp.maximum(jnp.where(excluded, 0, -base), 0)
+        if n == 1:
+            terms = 0.5 * e * e + slack
+        else:
+            # D(t, p) = 2/3 (sqrt t - sqrt p)^2 (2 sqrt t + sqrt p), the difference being (t - p) / (sqrt t + sqrt p).
+            root_t = jnp.sqrt(t)
+            both = root_t + jnp.maximum(base, 0)
+            terms = 2 / 3 * jnp.square(e / or_one(both)) * (both + root_t) + slack
+    # The label's term may be larger than all others together, and each of those would be rounded to its last digit.
+    return sum(split_sums(classes, terms, t > 0))
 
 
 def _young_terms(d, t, b, h, p, base, e) -> jax.Array:
