@@ -1,17 +1,19 @@
-"""Which of the collected tests run: of the product of a test's parameters, a part that has every value.
+"""Which of the collected tests run: of the product of a test's parameters, a part that has every pair of values.
 
 A test of a property runs over losses, kinds of labels, dtypes and forms of the program. Their product is long, and
-nearly every fault that one of its members notices is noticed by another. So each value of each parameter is taken, in
-turn with the values of the others, and the product is run before a release: `EXHAUSTIVE=1 python -m pytest -n 2`.
-`python -m tests.mutants` says whether what is left still bites.
+nearly every fault that one of its members notices is noticed by another. So each loss is taken, and for each family of
+losses each pair of values of the other parameters; the whole product is run before a release:
+`EXHAUSTIVE=1 python -m pytest -n 2`. `python -m tests.mutants` says whether what is left still bites.
 """
 
 import os
 from collections import Counter, defaultdict
+from itertools import combinations
 
 from tests import cases
 
 EXHAUSTIVE = os.environ.get("EXHAUSTIVE", "0") != "0"
+FAMILIES = [cases.SOFTMAX, cases.SIGMOID, cases.SPARSE, cases.RANKING, cases.PROBABILITIES]
 SMOKE = {
     f"test_{name}.py"
     for name in (
@@ -46,30 +48,29 @@ def _has_that_form(item) -> bool:
 
 
 def cover(items: list) -> list:
-    """Few of the items that have together every value of every parameter, each value about as often as the others.
-
-    Values are told apart by what stands for them in the name of the test.
-    """
-    values = {id(item): _values(item) for item in items}
-    missing = {value for found in values.values() for value in found}
-    taken, uses = [], Counter()
+    """Few of the items that have together all that `_wanted` wants, each of it about as often as the rest."""
+    left = [(item, _wanted(parameters(item))) for item in items]
+    missing, uses = set().union(*(wanted for _, wanted in left)), Counter()
+    taken = []
     while missing:
-        best = max(
-            (item for item in items if missing.intersection(values[id(item)])),
-            key=lambda item: (
-                sum(value in missing for value in values[id(item)]),
-                -sum(uses[value] for value in values[id(item)]),
-            ),
-        )
-        taken.append(best)
-        uses.update(values[id(best)])
-        missing.difference_update(values[id(best)])
+        gains = [(len(wanted & missing), -sum(uses[part] for part in wanted)) for _, wanted in left]
+        item, wanted = left.pop(gains.index(max(gains)))
+        taken.append(item)
+        uses.update(wanted)
+        missing -= wanted
     return taken or items
 
 
-def _values(item) -> list[tuple[str, str]]:
-    given = parameters(item)
-    return [(key, getattr(value, "name", None) or repr(value)) for key, value in given.items()]
+def _wanted(given: dict) -> set:
+    """The loss; and, for each family of losses, each pair of values of the other parameters.
+
+    Values are told apart by what a program shows of them.
+    """
+    case = given.get("case")
+    family = next((i for i, some in enumerate(FAMILIES) if case in some), None)
+    shown = [(key, getattr(value, "name", None) or repr(value)) for key, value in given.items()]
+    others = [(family, part) for part in shown if part[0] != "case"]
+    return {*[part for part in shown if part[0] == "case"], *others, *combinations(others, 2)}
 
 
 def mark_smoke(items) -> None:

@@ -1,0 +1,29 @@
+"""The part of a product of parameters that a run takes."""
+
+from itertools import product
+from types import SimpleNamespace
+
+from tests import cases, selection
+
+
+def items(**parameters):
+    every = (dict(zip(parameters, values, strict=True)) for values in product(*parameters.values()))
+    return [SimpleNamespace(callspec=SimpleNamespace(params=given)) for given in every]
+
+
+def test_every_loss_and_within_a_family_every_pair():
+    some = [*cases.SOFTMAX, *cases.SPARSE]
+    every = items(case=some, kind=("ids", "onehot", "soft"), form=("plain sums", "one read"), dtype=(1, 2))
+    taken = selection.cover(every)
+    assert len(taken) < len(every) / 5
+    given = [item.callspec.params for item in taken]
+    assert {x["case"] for x in given} == set(some)
+    for family in (cases.SOFTMAX, cases.SPARSE):
+        of_family = [x for x in given if x["case"] in family]
+        assert len({(x["kind"], x["form"]) for x in of_family}) == 6
+        assert len({(x["dtype"], x["form"]) for x in of_family}) == 4
+
+
+def test_a_test_without_parameters_is_taken():
+    every = items()
+    assert selection.cover(every) == every
