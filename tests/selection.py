@@ -13,7 +13,7 @@ from itertools import combinations
 from tests import cases
 
 EXHAUSTIVE = os.environ.get("EXHAUSTIVE", "0") != "0"
-FAMILIES = [cases.SOFTMAX, cases.SIGMOID, cases.SPARSE, cases.RANKING, cases.PROBABILITIES]
+FAMILIES = [cases.SOFTMAX, cases.SIGMOID, cases.SPARSE, cases.COSTS, cases.RANKING, cases.PROBABILITIES]
 SMOKE = {
     f"test_{name}.py"
     for name in (
