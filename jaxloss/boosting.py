@@ -1,7 +1,7 @@
 """Objectives, metrics and starting scores for gradient-boosted trees: XGBoost, LightGBM and CatBoost.
 
 Each is made of a loss of jaxloss and handed over as it is. Which library calls is told from the arguments of the call;
-none of them is imported. docs/gallery/second-order.md explains scores, probabilities and curvatures.
+none of them is imported. docs/guide/boosting.md explains scores, probabilities and curvatures.
 """
 
 import functools
@@ -129,8 +129,8 @@ def objective(
 
     By default the curvature of cross-entropies is p (1 - p), times the factor of the library's own objective, so that
     the same trees grow. That of all other losses is the size of the gradient (plus 1e-6), for their second derivative
-    vanishes or turns negative; a leaf then moves by at most the learning rate. docs/gallery/second-order.md shows
-    what happens else.
+    vanishes or turns negative; a leaf then moves by at most the learning rate. docs/guide/boosting.md has the
+    experiment that chose it.
 
     `xgboost.train` takes it as `obj`, `lightgbm.train` as "objective" among its parameters, their estimators as
     `objective`, and CatBoost's as `loss_function`, beside an `eval_metric` and, for several classes, `classes_count`.

@@ -83,7 +83,7 @@ def per_example_value_grad_hess(
     at the cost of a few passes over the row; boosting libraries take (gradient, Hessian) as a custom objective. Of
     losses that are not convex, such as focal loss and generalized cross-entropy, entries may be 0 or negative. For
     boosting do not clip those at a small number: a leaf then steps by its gradient over almost 0, and the logits run
-    away. Take `jnp.abs(gradient) + 1e-6` as curvature in place of the Hessian.
+    away. `boosting.objective` takes `jnp.abs(gradient) + 1e-6` in their place.
 
     Args:
       loss: a loss of jaxloss on logits, or `functools.partial` of one with keyword options.
