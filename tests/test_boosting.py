@@ -169,7 +169,11 @@ def test_curvatures(name, several):
 
 
 @pytest.mark.parametrize(
-    "loss", [FOCAL, GENERALIZED, jaxloss.sigmoid_focal_loss, jaxloss.asymmetric_loss, jaxloss.modified_huber_loss]
+    "loss",
+    [
+        *(FOCAL, GENERALIZED, jaxloss.sigmoid_focal_loss, jaxloss.asymmetric_loss, jaxloss.modified_huber_loss),
+        functools.partial(jaxloss.entmax_loss, alpha=1.3),
+    ],
 )
 def test_the_default_curvature_is_positive(loss):
     z = np.linspace(-80, 80, 40)
@@ -299,7 +303,8 @@ ERRORS = [
     (lambda: boosting.objective(functools.partial(FOCAL, axis=0)), "must not hold `axis`"),
     (lambda: boosting.objective(FOCAL, curvature="hessian"), "`curvature` must be one of"),
     (lambda: boosting.objective(FOCAL, factor=0), "`factor` must be a number > 0 or None; got 0"),
-    (lambda: boosting.objective(jaxloss.softmax_kl_divergence), "must take class ids"),
+    (lambda: boosting.objective(jaxloss.softmax_kl_divergence), "must take logits and labels"),
+    (lambda: boosting.objective(functools.partial(FOCAL, gamma=-1.0)), "`gamma` must be >= 0; got -1"),
     (lambda: boosting.objective(functools.partial(FOCAL, gama=1.0)), "Did you mean `gamma`"),
     (lambda: boosting.objective(FOCAL, gamma=1.0), "functools.partial"),
     (lambda: boosting.objective(FOCAL)(np.zeros((4, 3)), Table([0, 1, 2, 3])), "class ids 0 to 2; got 3 in row 3"),

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloss._core.options import as_argument, bind, known, unwrapped
+from jaxloss._core.options import OPTIONS, bind, known, unwrapped
 
 XGBOOST, LIGHTGBM, CATBOOST = "XGBoost", "LightGBM", "CatBoost"
 ABSENT = "absent"
@@ -88,25 +88,29 @@ def given(name: str, loss: Any) -> Given:
     for key in ("axis", "where", "axis_name"):
         if key in options:
             raise TypeError(f"{name}: `loss` must not hold `{key}`: libraries hand over whole rows of classes.")
-    bind(function.__name__, inspect.signature(function), (None, None), options)
-    traced = {}
-    for key, value in options.items():
-        number = as_argument(function.__name__, key, value) if not isinstance(value, str) else None
-        if number is not None:
-            traced[key] = np.float32(number) if isinstance(number, float) else np.asarray(number)
+    signature = inspect.signature(function)
+    if next(iter(signature.parameters)) != "logits" or "labels" not in signature.parameters:
+        raise TypeError(f"{name}: `loss` must take logits and labels; {function.__name__} does not.")
+    bind(function.__name__, signature, (None, None), options)
+    traced = {
+        key: np.asarray(value, np.float32 if isinstance(value, int | float) else None)
+        for key, value in options.items()
+        if not (value is None or isinstance(value, str | bool) or (key in OPTIONS and _switches_off(key, value)))
+    }
     static = tuple((key, value) for key, value in options.items() if key not in traced)
-    return Given(function, static, traced, _by_row(name, function, options))
+    return Given(function, static, traced, _by_row(function, options))
 
 
-def _by_row(name: str, function: Callable, options: dict[str, Any]) -> bool:
+def _switches_off(key: str, value: Any) -> bool:
+    return isinstance(value, int | float) and value == OPTIONS[key].off
+
+
+def _by_row(function: Callable, options: dict[str, Any]) -> bool:
+    """Whether a loss is one number for each row of classes; the loss itself checks its options here."""
     sizes = [np.shape(x)[-1] for x in options.values() if np.ndim(x)]
     logits = jax.ShapeDtypeStruct((5, sizes[0] if sizes else 2), jnp.float32)
     ids = jax.ShapeDtypeStruct((5,), jnp.int32)
-    try:
-        losses = jax.eval_shape(functools.partial(function, **options), logits, ids)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name}: `loss` must take class ids or labels of each score; {error}") from error
-    return losses.ndim == 1
+    return jax.eval_shape(functools.partial(function, **options), logits, ids).ndim == 1
 
 
 def labels_of(name: str, loss: Given, call: Call) -> np.ndarray:
