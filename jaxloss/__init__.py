@@ -20,7 +20,13 @@ from jaxloss.sigmoid import asymmetric_loss, sigmoid_binary_cross_entropy, sigmo
 from jaxloss.softmax import softmax_cross_entropy, softmax_cross_entropy_with_integer_labels
 from jaxloss.sparse import entmax, entmax15, entmax_loss, multiclass_sparsemax_loss, sparsemax, sparsemax_loss
 from jaxloss.statistics import SoftmaxStatistics, softmax_statistics
-from jaxloss.weighting import balanced_class_weights, balanced_pos_weight, effective_number_weights
+from jaxloss.weighting import (
+    balanced_class_weights,
+    balanced_label_margins,
+    balanced_pos_weight,
+    effective_number_weights,
+    logit_adjustments,
+)
 
 __version__ = "0.1.0"
 
@@ -29,6 +35,7 @@ __all__ = [
     "SoftmaxStatistics",
     "asymmetric_loss",
     "balanced_class_weights",
+    "balanced_label_margins",
     "balanced_pos_weight",
     "binary_cross_entropy",
     "boosting",
@@ -42,6 +49,7 @@ __all__ = [
     "huber_loss",
     "linear_loss",
     "log_sum_exp_pairwise_loss",
+    "logit_adjustments",
     "map_linear_logits",
     "masked_loss",
     "mean",

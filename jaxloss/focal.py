@@ -23,16 +23,18 @@ def softmax_focal_loss(
     where: ArrayLike | None = None,
     *,
     gamma: ArrayLike = 2.0,
+    epsilon: ArrayLike = 0.0,
     axis_name: AxisName = None,
     class_weights: ArrayLike | None = None,
+    label_margins: ArrayLike = 0.0,
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
 ) -> jax.Array:
     """Focal loss of softmax probabilities: cross-entropy that fades for rows already classified well.
 
-      loss = (1 - p_y)^gamma (-log p_y)  for an id y
-      loss = sum_c t_c (1 - p_c)^gamma (-log p_c)  for a distribution t
-      dloss/dz_y = -(1 - p_y)^gamma ((1 - p_y) + gamma p_y (-log p_y))
+      loss = (1 - p_y)^gamma (-log p_y + epsilon (1 - p_y))  for an id y
+      loss = sum_c t_c (1 - p_c)^gamma (-log p_c + epsilon (1 - p_c))  for a distribution t
+      dloss/dz_y = -(1 - p_y)^gamma ((1 - p_y) (1 + (1 + gamma) epsilon p_y) + gamma p_y (-log p_y))
       dloss/dz_j = -p_j / (1 - p_y) dloss/dz_y  for j != y
 
     Label smoothing changes t alone: each class has the focal factor of its own p_c, as in Keras. docs/semantics.md
@@ -45,9 +47,13 @@ def softmax_focal_loss(
       where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
         counts nothing); a row left out or without classes gives loss 0, gradient 0.
       gamma: focusing exponent >= 0, a scalar or [C], of the true class; 0 is cross-entropy.
+      epsilon: coefficient >= -1, a scalar or [C], of the true class, of the first power of 1 - p in the factor of
+        (1 - p)^gamma, as in the Poly-1 form of focal loss; 0 is focal loss.
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
+      label_margins: float [C] or a scalar, finite; each phi_c is taken at log-odds lower by m_c, as if z_c were: at
+        z_y - m_y for an id y. `z_loss` is of the logits as given.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that are not left out (by
         `where`, or by a logit of -inf).
       z_loss: coefficient >= 0 of an added logsumexp(z)^2.
@@ -60,7 +66,7 @@ def softmax_focal_loss(
       TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
-      gamma = 0 is `softmax_cross_entropy`, bit for bit.
+      gamma = 0 is `poly_loss_cross_entropy`, and `softmax_cross_entropy` where epsilon = 0 as well, bit for bit.
       Two classes: `sigmoid_focal_loss` of the difference of the logits.
 
     Example:
@@ -69,11 +75,11 @@ def softmax_focal_loss(
       [0.045678]
 
     Reference:
-      Lin et al., Focal Loss for Dense Object Detection (2017), equation 4.
+      Lin et al., Focal Loss for Dense Object Detection (2017), equation 4; Leng et al., PolyLoss (2022), section 5.
     """
-    options = (class_weights, label_smoothing, z_loss)
+    options = (class_weights, label_margins, label_smoothing, z_loss)
     common = ("softmax_focal_loss", logits, labels, axis, where, axis_name, options)
-    return softmax_loss(scalars.focal, {"gamma": gamma}, *common)
+    return softmax_loss(scalars.focal, {"gamma": gamma, "epsilon": epsilon}, *common)
 
 
 @public(softmax_hessian(scalars.poly))
@@ -86,6 +92,7 @@ def poly_loss_cross_entropy(
     epsilon: ArrayLike = 2.0,
     axis_name: AxisName = None,
     class_weights: ArrayLike | None = None,
+    label_margins: ArrayLike = 0.0,
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
 ) -> jax.Array:
@@ -106,6 +113,8 @@ def poly_loss_cross_entropy(
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
+      label_margins: float [C] or a scalar, finite; each phi_c is taken at log-odds lower by m_c, as if z_c were: at
+        z_y - m_y for an id y. `z_loss` is of the logits as given.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that are not left out (by
         `where`, or by a logit of -inf).
       z_loss: coefficient >= 0 of an added logsumexp(z)^2.
@@ -128,7 +137,7 @@ def poly_loss_cross_entropy(
     Reference:
       Leng et al., PolyLoss (2022), equation 5.
     """
-    options = (class_weights, label_smoothing, z_loss)
+    options = (class_weights, label_margins, label_smoothing, z_loss)
     common = ("poly_loss_cross_entropy", logits, labels, axis, where, axis_name, options)
     return softmax_loss(scalars.poly, {"epsilon": epsilon}, *common)
 
@@ -143,6 +152,7 @@ def generalized_cross_entropy(
     q: ArrayLike = 0.7,
     axis_name: AxisName = None,
     class_weights: ArrayLike | None = None,
+    label_margins: ArrayLike = 0.0,
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
 ) -> jax.Array:
@@ -163,6 +173,8 @@ def generalized_cross_entropy(
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
+      label_margins: float [C] or a scalar, finite; each phi_c is taken at log-odds lower by m_c, as if z_c were: at
+        z_y - m_y for an id y. `z_loss` is of the logits as given.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that are not left out (by
         `where`, or by a logit of -inf).
       z_loss: coefficient >= 0 of an added logsumexp(z)^2.
@@ -185,6 +197,6 @@ def generalized_cross_entropy(
     Reference:
       Zhang and Sabuncu, Generalized Cross Entropy Loss (2018), equation 6.
     """
-    options = (class_weights, label_smoothing, z_loss)
+    options = (class_weights, label_margins, label_smoothing, z_loss)
     common = ("generalized_cross_entropy", logits, labels, axis, where, axis_name, options)
     return softmax_loss(scalars.generalized_cross_entropy, {"q": q}, *common)

@@ -24,6 +24,7 @@ def softmax_cross_entropy(
     *,
     axis_name: AxisName = None,
     class_weights: ArrayLike | None = None,
+    label_margins: ArrayLike = 0.0,
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
 ) -> jax.Array:
@@ -43,6 +44,8 @@ def softmax_cross_entropy(
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
+      label_margins: float [C] or a scalar, finite; each phi_c is taken at log-odds lower by m_c, as if z_c were: at
+        z_y - m_y for an id y. `z_loss` is of the logits as given.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that are not left out (by
         `where`, or by a logit of -inf).
       z_loss: coefficient >= 0 of an added logsumexp(z)^2.
@@ -57,6 +60,7 @@ def softmax_cross_entropy(
     Identities:
       Class ids, their one-hot rows and equal soft labels give the same loss and gradient.
       Two classes: `sigmoid_binary_cross_entropy` of the difference of the logits.
+      label_margins = m, of an id y: the loss without it of logits from whose entry y m_y was taken.
 
     Example:
       >>> import jax.numpy as jnp, jaxloss
@@ -64,9 +68,10 @@ def softmax_cross_entropy(
       [2.0611537e-09 6.9314718e-01]
 
     Reference:
-      Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.3.
+      Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.3; label_margins: Cao et al., Learning
+      Imbalanced Datasets with Label-Distribution-Aware Margin Loss (2019), equation 13, without its scale.
     """
-    options = (class_weights, label_smoothing, z_loss)
+    options = (class_weights, label_margins, label_smoothing, z_loss)
     common = ("softmax_cross_entropy", logits, labels, axis, where, axis_name, options)
     return softmax_loss(scalars.cross_entropy, {}, *common)
 
@@ -80,6 +85,7 @@ def softmax_cross_entropy_with_integer_labels(
     *,
     axis_name: AxisName = None,
     class_weights: ArrayLike | None = None,
+    label_margins: ArrayLike = 0.0,
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
 ) -> jax.Array:
@@ -97,6 +103,8 @@ def softmax_cross_entropy_with_integer_labels(
       axis_name: inside `jax.shard_map`, the mesh axis that shards the classes, and with them every argument that has a
         class axis; label ids are global.
       class_weights: float [C] or a scalar, >= 0; loss = sum_c w_c t_c phi_c, not normalized.
+      label_margins: float [C] or a scalar, finite; each phi_c is taken at log-odds lower by m_c, as if z_c were: at
+        z_y - m_y for an id y. `z_loss` is of the logits as given.
       label_smoothing: eps in [0, 1]; t becomes (1 - eps) t + eps / C over the C classes that are not left out (by
         `where`, or by a logit of -inf).
       z_loss: coefficient >= 0 of an added logsumexp(z)^2.
@@ -119,6 +127,6 @@ def softmax_cross_entropy_with_integer_labels(
     Reference:
       Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.3.
     """
-    options = (class_weights, label_smoothing, z_loss)
+    options = (class_weights, label_margins, label_smoothing, z_loss)
     common = ("softmax_cross_entropy_with_integer_labels", logits, labels, axis, where, axis_name, options)
     return softmax_loss(scalars.cross_entropy, {}, *common)

@@ -1,4 +1,4 @@
-"""Weights from counts of what was seen, for imbalanced classes."""
+"""Weights, adjustments of logits and margins from counts of what was seen, for imbalanced classes."""
 
 from __future__ import annotations
 
@@ -112,6 +112,86 @@ def effective_number_weights(counts: ArrayLike, beta: ArrayLike) -> jax.Array:
     effective = jnp.where(inner, effective, jnp.where(b == 1, n, jnp.minimum(n, 1)))
     weights = _over_seen(effective, jnp.ones((), n.dtype))
     return weights * (jnp.sum(n > 0, dtype=n.dtype) / jnp.maximum(jnp.sum(weights), jnp.finfo(n.dtype).tiny))
+
+
+@compiled
+def logit_adjustments(counts: ArrayLike, tau: ArrayLike = 1.0) -> jax.Array:
+    """What is added to the logits while training, so that they learn what tells the classes apart, not their frequency.
+
+      a_c = tau log(n_c / (sum_k n_k))
+
+    Train on `logits + a` and predict by `logits`: with tau = 1 these then estimate log-probabilities for classes that
+    are equally frequent (balanced softmax). Or train without and predict by `logits - a`.
+
+    Args:
+      counts: integer or float array [C], examples n_c seen of each class, for example `jnp.bincount(labels, length=C)`,
+        or `jax.nn.one_hot(labels, C).sum(0, where=mask[:, None])`.
+      tau: >= 0; 0 adjusts nothing.
+
+    Returns:
+      Adjustments [C] <= 0, float32 (float64 for 64-bit counts); -inf for a class never seen, a legal logit, but 0 where
+      no class was seen. `checkify` names counts that look like labels: 32 or more whole numbers, the largest of which
+      is at most the root of how many they are.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
+
+    Identities:
+      `softmax_cross_entropy` of equal logits + a is -log of the frequency of the true class, for tau = 1.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.logit_adjustments(jnp.array([90, 10])))
+      [-0.10536052 -2.3025851 ]
+
+    Reference:
+      Menon et al., Long-tail Learning via Logit Adjustment (2021), equation 10; tau = 1: Ren et al., Balanced
+      Meta-Softmax (2020), equation 3.
+    """
+    n = _counts("logit_adjustments", "counts", counts)
+    t = number("logit_adjustments", "tau", tau, None, n.dtype)
+    seen, total = n > 0, jnp.sum(n)
+    logs = -jnp.log1p((total - n) / jnp.where(seen, n, 1))
+    return jnp.where((t > 0) & (total > 0), jnp.where(seen, t * logs, -jnp.inf), 0)
+
+
+@compiled
+def balanced_label_margins(counts: ArrayLike, largest: ArrayLike = 0.5) -> jax.Array:
+    """Margins for `label_margins` that grow as classes get rare: those of LDAM.
+
+      m_c = largest (n_min / n_c)^(1/4)  with n_min the smallest count of a class that was seen
+
+    A class never seen has the margin `largest`. The paper's logits are scaled by s (30 in its code), cosines being in
+    [-1, 1]: there `largest` is s times its margin. For logits of a plain linear layer choose it by validation.
+
+    Args:
+      counts: integer or float array [C], examples n_c seen of each class, for example `jnp.bincount(labels, length=C)`,
+        or `jax.nn.one_hot(labels, C).sum(0, where=mask[:, None])`.
+      largest: >= 0, the margin of the rarest class; 0 gives no margins.
+
+    Returns:
+      Margins [C] in [0, largest], float32 (float64 for 64-bit counts). `checkify` names counts that look like labels:
+      32 or more whole numbers, the largest of which is at most the root of how many they are.
+
+    Raises:
+      TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
+
+    Identities:
+      Equal counts give every class the margin `largest`, the additive margin of CosFace.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxloss
+      >>> print(jaxloss.balanced_label_margins(jnp.array([1600, 100])))
+      [0.25 0.5 ]
+
+    Reference:
+      Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss (2019), equation 13.
+    """
+    n = _counts("balanced_label_margins", "counts", counts)
+    most = number("balanced_label_margins", "largest", largest, None, n.dtype)
+    seen = n > 0
+    fewest = jnp.min(jnp.where(seen, n, jnp.inf))
+    return most * jnp.where(seen, jnp.sqrt(jnp.sqrt(fewest / jnp.where(seen, n, fewest))), 1)
 
 
 @compiled

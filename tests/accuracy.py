@@ -2,7 +2,8 @@
 
 The promise is 4 + d units for the value and for every entry of the gradient, d being the spread of the row's logits: as
 if each logit had been moved by no more than its own rounding. A loss that holds the k-th power of a probability (gamma
-of focal loss, q of generalized cross-entropy) answers 1 + k times as steeply to that.
+of focal loss, q of generalized cross-entropy) answers 1 + k times as steeply to that. A margin lowers a logit: d has it
+added.
 """
 
 import csv
@@ -45,7 +46,7 @@ def spread(case: cases.Case, logits: np.ndarray) -> np.ndarray:
 
 
 def promise(case: cases.Case, d: np.ndarray) -> np.ndarray:
-    return (1 + case.exponent) * (4 + d)
+    return (1 + case.exponent) * (4 + d + abs(case.options.get("label_margins", 0)))
 
 
 def row_errors(case: cases.Case, dtype, kind: str = "ids", size: int = 10, rows: int = 4) -> Iterator:
@@ -155,11 +156,11 @@ Worst errors in units of the last place of the exact result (mpmath, 250 digits)
 {made}.
 
 The promise is (1 + k) (4 + d): d is the spread of a row's logits (with a 0 among them, where a constant
-added to the row changes the loss), k the power of a probability that the loss holds (gamma, q), else 0. It
-says that results are as exact as if each logit had been moved by no more than its own rounding. `share` is
-the worst error as a share of the promise: below 1, the promise is kept. Values of half-precision logits are float32,
-gradients are rounded once to the dtype of the logits. Errors of sparse losses are units of eps: their gradients have
-exact zeros.
+added to the row changes the loss; more by the size of a margin), k the power of a probability that the loss holds
+(gamma, q), else 0. It says that results are as exact as if each logit had been moved by no more than its own rounding.
+`share` is the worst error as a share of the promise: below 1, the promise is kept. Values of half-precision logits are
+float32, gradients are rounded once to the dtype of the logits. Errors of sparse losses are units of eps: their
+gradients have exact zeros.
 
 The table has the worst over all regimes (rows of unit spread, of spread 20 and 80, far from 0, tied, with one huge
 logit, masked) and kinds of labels; value and gradient are those in float32.

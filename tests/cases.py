@@ -131,8 +131,8 @@ KNOWN[PRICED] = _known._replace(hessian=_with_costs(_known.hessian))
 
 SOFTMAX = [
     _softmax("cross_entropy", jaxloss.softmax_cross_entropy, oracle.cross_entropy),
-    _softmax("integer_labels", jaxloss.softmax_cross_entropy_with_integer_labels, oracle.cross_entropy),
-    _softmax("focal_half", jaxloss.softmax_focal_loss, oracle.focal, gamma=0.5),
+    _softmax("margins", jaxloss.softmax_cross_entropy_with_integer_labels, oracle.margin, label_margins=0.75),
+    _softmax("focal_half", jaxloss.softmax_focal_loss, partial(oracle.focal, epsilon=1), gamma=0.5, epsilon=1.0),
     _softmax("focal_2", jaxloss.softmax_focal_loss, oracle.focal, gamma=2.0),
     _softmax("poly", jaxloss.poly_loss_cross_entropy, oracle.poly, epsilon=2.0),
     _softmax("generalized", jaxloss.generalized_cross_entropy, oracle.generalized_cross_entropy, q=0.7),
@@ -204,9 +204,9 @@ CLASSES = [*SOFTMAX, *SPARSE, *COSTS]  # of one class among C, with `axis_name`
 def distinct(cases: list[Case]) -> list[Case]:
     """For what does not depend on numbers: no second case of the same function with another number, and no alias.
 
-    `test_options.test_the_alias_is_the_same_program` is what the alias has of its own.
+    `test_options.test_the_alias_is_the_same_program` is what the alias, which is the case of margins, has of its own.
     """
-    return [case for case in cases if case.name not in ("integer_labels", "focal_half", "binary_focal_half")]
+    return [case for case in cases if case.name not in ("margins", "focal_half", "binary_focal_half")]
 
 
 def parametrize(cases: list[Case]):

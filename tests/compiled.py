@@ -20,7 +20,7 @@ WIDE, NARROW, ELEMENTS, SOME = (8192, 16384), (131072, 1000), (1000000, 80), (65
 BOTH, GRADIENT = ("value", "gradient"), ("gradient",)
 OPTIONS = {
     "z-loss": {"z_loss": 1e-4},
-    "class weights": {"class_weights": True},
+    "class weights, margins": {"class_weights": True, "label_margins": True},
     "smoothing": {"label_smoothing": 0.1},
     "smoothing, class weights, z-loss": {"label_smoothing": 0.1, "class_weights": True, "z_loss": 1e-4},
 }

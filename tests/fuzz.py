@@ -129,11 +129,12 @@ def _options(call: Call, draw) -> dict[str, Any]:
     rng, found = call.rng, {}
     drawn = {
         "class_weights": rng.uniform(0.25, 4, call.size).astype(np.float32),
+        "label_margins": rng.uniform(-1, 2, call.size).astype(np.float32),
         "label_smoothing": np.float32(rng.uniform(0.01, 0.9)),
         "z_loss": np.float32(rng.uniform(1e-4, 0.5)),
     }
     for key, value in call.case.takes(**drawn).items():
-        if draw(st.booleans()):
+        if key not in call.case.options and draw(st.booleans()):
             found[key] = jnp.asarray(value) if np.ndim(value) or draw(st.booleans()) else float(value)
     return found
 

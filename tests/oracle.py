@@ -31,12 +31,15 @@ def cross_entropy(p, q, _):
     return -mp.log(p), -1 / p, 1 / p**2
 
 
-def focal(p, q, gamma):
-    s = -mp.log(p)
+def focal(p, q, gamma, epsilon=0):
+    s, e, k = -mp.log(p), mp.mpf(epsilon), gamma + 1
     return (
-        q**gamma * s,
-        -gamma * q ** (gamma - 1) * s - q**gamma / p,
-        gamma * (gamma - 1) * q ** (gamma - 2) * s + 2 * gamma * q ** (gamma - 1) / p + q**gamma / p**2,
+        q**gamma * s + e * q**k,
+        -gamma * q ** (gamma - 1) * s - q**gamma / p - e * k * q**gamma,
+        gamma * (gamma - 1) * q ** (gamma - 2) * s
+        + 2 * gamma * q ** (gamma - 1) / p
+        + q**gamma / p**2
+        + e * k * gamma * q ** (gamma - 1),
     )
 
 
@@ -48,6 +51,23 @@ def generalized_cross_entropy(p, q, k):
     return (1 - p**k) / k, -(p ** (k - 1)), -(k - 1) * p ** (k - 2)
 
 
+def at_margin(phi: Phi, margin) -> Phi:
+    """Phi of the probability of a class whose logit is lower by a margin, the others' as they are."""
+
+    def lowered(p, q, parameter):
+        raised = mp.exp(mp.mpf(margin))
+        whole = p + q * raised
+        value, slope, bend = phi(p / whole, q * raised / whole, parameter)
+        first, second = raised / whole**2, 2 * raised * (raised - 1) / whole**3
+        return value, slope * first, bend * first**2 + slope * second
+
+    return lowered
+
+
+def margin(p, q, m):
+    return at_margin(cross_entropy, m)(p, q, None)
+
+
 def shares(labels, size: int, exists=None, weights=None, smoothing=0) -> list:
     """u_c of an id or a distribution: smoothed over the classes that exist, then weighted."""
     exists = np.ones(size, bool) if exists is None else exists
@@ -57,9 +77,12 @@ def shares(labels, size: int, exists=None, weights=None, smoothing=0) -> list:
     return [x * mp.mpf(float(w)) for x, w in zip(t, np.ones(size) if weights is None else weights, strict=True)]
 
 
-def softmax_row(logits: Sequence, u: Sequence, phi: Phi, parameter=None, z_loss=0, order: int = 1) -> tuple:
+def softmax_row(
+    logits: Sequence, u: Sequence, phi: Phi, parameter=None, z_loss=0, order: int = 1, margins=None
+) -> tuple:
     """Loss, gradient and, for order 2, the diagonal of the Hessian, as mpmath numbers. -inf logits are left out."""
     size = len(logits)
+    phis = [phi if margins is None else at_margin(phi, float(margins[c])) for c in range(size)]
     alive = [c for c in range(size) if logits[c] > -np.inf]
     z = {c: _exact(logits[c]) for c in alive}
     e = {c: mp.exp(z[c]) for c in alive}
@@ -70,7 +93,7 @@ def softmax_row(logits: Sequence, u: Sequence, phi: Phi, parameter=None, z_loss=
     each = parameter if np.ndim(parameter) else [parameter] * size
     zeta = mp.mpf(z_loss)
 
-    values = {c: phi(p[c], q[c], each[c] if each[c] is None else mp.mpf(float(each[c]))) for c in alive if u[c]}
+    values = {c: phis[c](p[c], q[c], each[c] if each[c] is None else mp.mpf(float(each[c]))) for c in alive if u[c]}
     loss = mp.fsum(u[c] * v[0] for c, v in values.items()) + zeta * lse**2
     slope = {c: u[c] * v[1] * p[c] for c, v in values.items()}
     inner = mp.fsum(slope.values())  # sum_c u_c Phi'(p_c) p_c

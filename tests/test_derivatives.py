@@ -116,13 +116,13 @@ def test_second_order_agrees_with_float64_differences(case, kind, x64, rng):
 @cases.softmax_cases
 @pytest.mark.parametrize("kind", ["ids", "soft"])
 def test_gradients_by_options(case, kind, rng):
-    """By gamma, epsilon or q, by the smoothing, by the z-loss coefficient and by the class weights."""
+    """By gamma, epsilon, q or a margin, by the smoothing, by the z-loss coefficient and by the class weights."""
     logits, labels = cases.logits_for(case, rng), cases.labels_for(case, rng, kind)
     weights = rng.uniform(0.5, 2, 5).astype(np.float32)
     options = {"class_weights": jnp.asarray(weights), "label_smoothing": jnp.float32(0.2), "z_loss": jnp.float32(0.3)}
     if case.parameter:
         options[case.parameter] = jnp.float32(case.value)
-    gradients = jax.jit(jax.grad(lambda options: jnp.sum(case.loss(logits, labels, **options))))(options)
+    gradients = jax.jit(jax.grad(lambda options: jnp.sum(case.call(logits, labels, **options))))(options)
 
     def total(name, value, entry=None):
         arguments = {"weights": [mp.mpf(float(w)) for w in weights], "smoothing": float(np.float32(0.2))}

@@ -135,9 +135,15 @@ def test_logits_as_probabilities_are_named(case, batch, size, rng):
 
 
 EFFECTIVE = partial(jaxloss.effective_number_weights, beta=0.9)
+COUNTED = [
+    (jaxloss.balanced_class_weights, jnp.int32),
+    (EFFECTIVE, jnp.float32),
+    (jaxloss.logit_adjustments, jnp.int32),
+    (jaxloss.balanced_label_margins, jnp.float32),
+]
 
 
-@pytest.mark.parametrize(("weights", "dtype"), [(jaxloss.balanced_class_weights, jnp.int32), (EFFECTIVE, jnp.float32)])
+@pytest.mark.parametrize(("weights", "dtype"), COUNTED)
 def test_labels_in_place_of_counts_are_named(weights, dtype, rng):
     for rows, classes in ((32, 2), (5000, 37)):
         labels = jnp.asarray(rng.integers(0, classes, rows), dtype)
@@ -222,6 +228,13 @@ NAMED = {
         lambda: jaxloss.sigmoid_focal_loss(Z, Z, **{"pos_weight": 2.0}),
         r"For `pos_weight` use alpha of sigmoid_focal_loss",
     ),
+    "margin": (lambda: CE(Z, Y, **{"margin": 0.5}), r"For `margin` use label_margins of a softmax loss"),
+    "infinite margin": (
+        lambda: CE(Z, Y, label_margins=[0, np.inf, 0, 0]),
+        r"must be a finite number; got inf in \[0, inf",
+    ),
+    "adjusted logits": (lambda: CE(Z, Y, **{"tau": 1.0}), r"use logits \+ jaxloss\.logit_adjustments\(counts, tau\)"),
+    "negative tau": (lambda: jaxloss.logit_adjustments(Z[0], -1), r"logit_adjustments: `tau` must be >= 0; got -1"),
     "negative weight in a list": (
         lambda: CE(Z, Y, class_weights=[-1.0, 1, 1, 1]),
         r"must be >= 0; got -1 in \[-1\.0, 1",

@@ -14,6 +14,12 @@ from tests import cases, jaxprs, oracle
 SIZE = 5
 WEIGHTS = np.array([0.5, 1.0, 2.0, 0.0, 3.0], np.float32)
 CLASSES = np.array([True, True, False, True, True])
+MARGINS = np.array([0.5, -1.0, 0.0, 2.0, 0.75], np.float32)
+WITH_MARGINS = [  # pairs that have margins beside them: each other option once
+    ("class_weights", "classes"),
+    ("label_smoothing", "axis"),
+    ("z_loss", "rows"),
+]
 ON = {
     "class_weights": WEIGHTS,
     "label_smoothing": np.float32(0.25),
@@ -44,6 +50,8 @@ def test_every_pair_of_options_against_the_oracle(case, labels, chosen, rng):
         chosen = ("classes",)  # one `where`
     logits = np.array(cases.logits_for(case, rng))
     options = {key: ON[key] for key in chosen if key not in ("classes", "rows", "axis")}
+    if chosen in WITH_MARGINS:
+        options["label_margins"] = MARGINS
     exists = np.broadcast_to(CLASSES if "classes" in chosen else True, logits.shape)
     kept = ON["rows"] if "rows" in chosen else np.ones(len(logits), bool)
     if "classes" in chosen:
@@ -73,7 +81,8 @@ def exact_row(case, logits, given, exists, kept, options: dict) -> tuple[float, 
     weights, smoothing = options.get("class_weights"), float(options.get("label_smoothing", 0))
     u = oracle.shares(given, SIZE, exists, weights, smoothing)
     row = np.where(exists, logits, -np.inf)
-    loss, gradient, _ = oracle.softmax_row(row, u, case.phi, case.value, float(options.get("z_loss", 0)))
+    given = float(options.get("z_loss", 0))
+    loss, gradient, _ = oracle.softmax_row(row, u, case.phi, case.value, given, margins=options.get("label_margins"))
     return float(loss) * kept, [float(g) * kept for g in gradient]
 
 
@@ -83,7 +92,9 @@ def test_the_alias_is_the_same_program(kind, where, rng):
     """With every option, value, gradient and Hessian: so other tests may leave it out."""
     logits, labels = rng.normal(size=(SIZE, SIZE)).astype(np.float32), cases.labels_for(None, rng, kind, rows=SIZE)
     keep = ON["rows"][:SIZE] if where == "rows" else np.broadcast_to(CLASSES, logits.shape)
-    options = {key: ON[key] for key in ("class_weights", "label_smoothing", "z_loss", "axis")}
+    options = {key: ON[key] for key in ("class_weights", "label_smoothing", "z_loss", "axis")} | {
+        "label_margins": MARGINS
+    }
     plain, alias = jaxloss.softmax_cross_entropy, jaxloss.softmax_cross_entropy_with_integer_labels
 
     def program(loss):
@@ -96,6 +107,7 @@ def test_the_alias_is_the_same_program(kind, where, rng):
 OFF = [
     {"label_smoothing": 0},
     {"z_loss": 0.0},
+    {"label_margins": 0},
     {"class_weights": np.ones(SIZE, np.float32)},
     {"class_weights": 1},
     {"where": np.ones(6, bool)},
@@ -115,7 +127,7 @@ def test_switched_off_is_absent(case, labels, rng):
     expected = case.run(logits, labels)
     program = str(jax.make_jaxpr(run)(logits, labels))
     for off in OFF:
-        if case.takes(**off) != off:
+        if case.takes(**off) != off or off.keys() & case.options.keys():
             continue
         if all(isinstance(x, int | float) for x in off.values()):
             assert str(jax.make_jaxpr(partial(run, **off))(logits, labels)) == program
@@ -132,6 +144,7 @@ def test_switched_off_is_absent(case, labels, rng):
     ("loss", "plain", "off"),
     [
         (jaxloss.softmax_focal_loss, jaxloss.softmax_cross_entropy, {"gamma": 0}),
+        (jaxloss.softmax_focal_loss, jaxloss.poly_loss_cross_entropy, {"gamma": 0, "epsilon": 2.0}),
         (jaxloss.poly_loss_cross_entropy, jaxloss.softmax_cross_entropy, {"epsilon": 0.0}),
         (jaxloss.generalized_cross_entropy, jaxloss.softmax_cross_entropy, {"q": 0}),
         (jaxloss.sigmoid_focal_loss, jaxloss.sigmoid_binary_cross_entropy, {"gamma": 0.0}),

@@ -82,7 +82,12 @@ def test_options_together_are_those_of_the_oracle(call):
             call.shares[i], len(row), exists, given.get("class_weights"), float(given.get("label_smoothing", 0))
         )
         loss, gradient, _ = oracle.softmax_row(
-            row, shares, call.case.phi, call.case.value, float(given.get("z_loss", 0))
+            row,
+            shares,
+            call.case.phi,
+            call.case.value,
+            float(given.get("z_loss", 0)),
+            margins=given.get("label_margins"),
         )
         # Terms of either sign meet in a gradient of soft labels: its error is that of the larger.
         scale = 4 * float(sum(map(abs, gradient)) + sum(shares))

@@ -70,18 +70,31 @@ def test_docstrings_have_every_part(name):
         assert re.search(rf"^  {parameter}: ", doc, re.MULTILINE), parameter
 
 
-@pytest.mark.parametrize("family", ["softmax", "sigmoid"])
+MODULES = {"softmax": ("softmax", "focal", "divergence", "statistics"), "sigmoid": ("sigmoid", "statistics")}
+
+
+@pytest.mark.parametrize("family", MODULES)
 def test_shared_arguments_are_described_in_the_same_words(family):
     words: dict[str, set[str]] = {}
     for name in FUNCTIONS:
         function = getattr(jaxloss, name)
-        if function.__module__ not in (f"jaxloss.{family}", "jaxloss.divergence", "jaxloss.statistics"):
+        if function.__module__.split(".")[1] not in MODULES[family]:
             continue
         for argument, text in SHARED.findall(function.__doc__):
             words.setdefault(argument, set()).add(text)
     if family == "sigmoid":
         words = {k: v for k, v in words.items() if k in ("pos_weight", "alpha", "label_smoothing")}
-    for argument in ("logits", "labels", "axis", "where", "axis_name", "class_weights", "label_smoothing", "z_loss"):
+    for argument in (
+        "logits",
+        "labels",
+        "axis",
+        "where",
+        "axis_name",
+        "class_weights",
+        "label_margins",
+        "label_smoothing",
+        "z_loss",
+    ):
         assert len(words.get(argument, {""})) == 1, words[argument]
 
 

@@ -40,8 +40,12 @@ OPTIONS = {
 }
 
 
+MARGINS = np.linspace(-0.5, 1, SIZE).astype(np.float32)
+
+
 def optional(case, options: str) -> dict:
-    return case.takes(**OPTIONS[options])
+    margins = {"label_margins": MARGINS} if options == "all" and "label_margins" in case.options else {}
+    return case.takes(**OPTIONS[options]) | margins
 
 
 def parametrize(some: list[cases.Case]):
@@ -137,29 +141,29 @@ def test_classes_sharded_inside_shard_map(case, labels, options, rng):
     given = jnp.where(given == 3, 4, given) if labels == "ids" else given.at[:, 3].set(0)
     options = optional(case, options)
     expected = jaxloss.per_example_value_and_grad(case.call)(logits, given, **options)
-    weights = options.get("class_weights", np.ones(SIZE, np.float32))
-    rest = {key: value for key, value in options.items() if key != "class_weights"}
+    each = {"class_weights": np.ones(SIZE, np.float32)} | {key: x for key, x in options.items() if np.ndim(x)}
+    rest = {key: value for key, value in options.items() if key not in each}
 
-    def shard(z, t, w):
-        return case.call(z, t, axis_name="model", class_weights=w, **rest)
+    def shard(z, t, each):
+        return case.call(z, t, axis_name="model", **each, **rest)
 
     by_label = P("data") if labels == "ids" else P("data", "model")
     sharded = jax.shard_map(
         shard, mesh=mesh(AxisType.Auto), in_specs=(P("data", "model"), by_label, P("model")), out_specs=P("data")
     )
-    weights = jnp.asarray(weights)
+    each = jax.tree.map(jnp.asarray, each)
     tangent = jnp.asarray(rng.normal(size=logits.shape), jnp.float32)
 
     @jax.jit
     def run(z, t):
-        forward = jax.jvp(lambda z: jnp.sum(sharded(z, t, weights)), (z,), (tangent,))[1]
-        return jaxloss.per_example_value_and_grad(lambda z, t: sharded(z, t, weights))(z, t), forward
+        forward = jax.jvp(lambda z: jnp.sum(sharded(z, t, each)), (z,), (tangent,))[1]
+        return jaxloss.per_example_value_and_grad(lambda z, t: sharded(z, t, each))(z, t), forward
 
     close(run(logits, given), (expected, jnp.sum(expected[1] * tangent)))
     assert brings_together(case, labels, options) or not gathers(run.lower(logits, given).compile().as_text())
 
-    def inner(z, t, w):
-        return jax.grad(lambda z: jnp.sum(shard(z, t, w)))(z)
+    def inner(z, t, each):
+        return jax.grad(lambda z: jnp.sum(shard(z, t, each)))(z)
 
     inside = jax.shard_map(
         inner,
@@ -167,7 +171,7 @@ def test_classes_sharded_inside_shard_map(case, labels, options, rng):
         in_specs=(P("data", "model"), by_label, P("model")),
         out_specs=P("data", "model"),
     )
-    close(jax.jit(inside)(logits, given, weights), expected[1])
+    close(jax.jit(inside)(logits, given, each), expected[1])
 
 
 def test_second_order_with_sharded_classes(rng):

@@ -42,7 +42,7 @@ def most(family: str, name: str, kind: str, mode: str) -> float:
         return LOOPS[case]
     if name in ("kl", "js"):
         return (4, 7)[mode == "gradient"] + SLACK  # two arrays of logits, each with statistics of its own
-    if family == "softmax" and case not in ("cross_entropy", "integer_labels"):
+    if family == "softmax" and case != "cross_entropy":
         family += ", other functions" + (", smoothing" if "smoothing" in name else "")
     return READS[family][kind][mode == "gradient"] + SLACK
 

@@ -190,6 +190,76 @@ def test_effective_number_weights(beta):
     np.testing.assert_allclose(jaxloss.effective_number_weights(counts, beta), expected, rtol=1e-6 + rounding)
 
 
+def test_logit_adjustments():
+    counts = np.array([900, 90, 10, 0])
+    expected = np.log(counts[:3] / 1000)
+    for tau in (1, 0.5, jnp.float32(2)):
+        np.testing.assert_allclose(jaxloss.logit_adjustments(counts, tau), [*(tau * expected), -np.inf], rtol=1e-6)
+    for none in (jaxloss.logit_adjustments(counts, 0), jaxloss.logit_adjustments(0 * counts)):
+        np.testing.assert_array_equal(none, np.zeros(4))
+    almost = jaxloss.logit_adjustments(np.array([10**7, 1]))  # log(n / N) itself would be 1.19e-07
+    np.testing.assert_allclose(almost, [np.log1p(-1 / (10**7 + 1)), -np.log(10**7 + 1)], rtol=1e-6)
+    # Balanced softmax: -log of n_y exp(z_y) over sum_c n_c exp(z_c); classes never seen have no part in it.
+    z = np.array([1.0, -0.5, 2.0, 9.0], np.float32)
+    share = counts * np.exp(z.astype(float))
+    losses = jaxloss.softmax_cross_entropy(jnp.tile(z + jaxloss.logit_adjustments(counts), (3, 1)), jnp.arange(3))
+    np.testing.assert_allclose(losses, -np.log(share[:3] / share.sum()), rtol=1e-6)
+    equal = jaxloss.softmax_cross_entropy(jaxloss.logit_adjustments(counts), jnp.array(2))
+    np.testing.assert_allclose(equal, -expected[2], rtol=1e-6)
+
+
+def test_balanced_label_margins():
+    """In the words of the paper's code: 1 / sqrt(sqrt(n)), scaled to a largest entry."""
+    counts = np.array([5000, 312, 41, 7])
+    inverse = 1 / np.sqrt(np.sqrt(counts))
+    np.testing.assert_allclose(jaxloss.balanced_label_margins(counts), inverse * (0.5 / inverse.max()), rtol=1e-6)
+    unseen = jaxloss.balanced_label_margins(np.append(counts, 0), 3)
+    np.testing.assert_allclose(unseen, np.append(inverse * (3 / inverse.max()), 3), rtol=1e-6)
+    for equal in (
+        jaxloss.balanced_label_margins(np.full(3, 8), 0.35),
+        jaxloss.balanced_label_margins(np.zeros(3), 0.35),
+    ):
+        np.testing.assert_array_equal(equal, np.full(3, np.float32(0.35)))
+
+
+@pytest.mark.parametrize("kind", ["ids", "soft"])
+def test_margins_lower_the_logit_of_the_label(kind, rng):
+    """LDAM and CosFace: cross-entropy of z with m_y taken from z_y; a distribution has a term for each class."""
+    logits, labels = cases.logits_for(None, rng), cases.labels_for(None, rng, kind)
+    margins = jnp.array([0.5, -1.0, 0.0, 2.0, 0.75])
+    run = jax.jit(
+        jax.value_and_grad(lambda z, m: jnp.sum(jaxloss.softmax_cross_entropy(z, labels, label_margins=m)), (0, 1))
+    )
+
+    def published(z, m):
+        terms = -jax.nn.log_softmax(z[:, None] - jnp.diag(m)[None])  # [rows, label, class]
+        shares = jax.nn.one_hot(labels, 5) if kind == "ids" else labels
+        return jnp.sum(shares * jnp.diagonal(terms, axis1=1, axis2=2))
+
+    got, expected = run(logits, margins), jax.value_and_grad(published, (0, 1))(logits, margins)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, expected)
+
+
+def test_margins_of_impossible_and_certain_classes():
+    """No margin makes an impossible class possible, or a lone one impossible; a weight of 0 drops it as without."""
+    logits, margins = jnp.array([[-jnp.inf, 0.0, 1.0], [0.0, -jnp.inf, -jnp.inf]]), jnp.array([-3.0, 1.0, 2.0])
+    focal = partial(jaxloss.softmax_focal_loss, epsilon=1.0)
+    for loss, labels in ((focal, jnp.array([0, 0])), (jaxloss.softmax_cross_entropy, jnp.eye(3)[jnp.array([0, 0])])):
+
+        @jax.jit
+        def run(z, loss=loss, labels=labels):
+            found = jaxloss.per_example_value_and_grad(loss)
+            dropped = loss(z, labels, label_margins=margins, class_weights=jnp.zeros(3))
+            return found(z, labels, label_margins=margins), found(z, labels), dropped
+
+        with jax.debug_nans(True):
+            (value, gradient), plain, dropped = run(logits)
+        for x in (value, plain[0]):
+            np.testing.assert_array_equal(x, [np.inf, 0])
+        np.testing.assert_allclose(gradient, plain[1], rtol=1e-6)
+        np.testing.assert_array_equal(dropped, 0)
+
+
 def test_balanced_pos_weight():
     np.testing.assert_allclose(jaxloss.balanced_pos_weight(np.array([10, 0, 5]), np.array([90, 4, 5])), [9, 0, 1])
 

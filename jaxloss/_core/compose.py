@@ -15,14 +15,14 @@ from jaxloss._core.arguments import Elements, Rows, softmax_rows
 from jaxloss._core.classes import pick
 from jaxloss._core.expectations import Part, Scalar, Shares, expected
 from jaxloss._core.label_odds import LabelOdds, label_odds
-from jaxloss._core.log_odds import Odds, counted, cross_entropy
+from jaxloss._core.log_odds import Odds, counted, cross_entropy, lowered
 
 
 class Terms(NamedTuple):
     """What a loss over rows adds up."""
 
     rows: Rows
-    parameters: tuple[jax.Array | None, ...]  # of the scalar function
+    parameters: tuple[jax.Array | None, ...]  # of the `lowered` scalar function
     z_loss: jax.Array | None  # coefficient of logsumexp^2
     shares: Shares | None  # coefficients of the classes; None for ids
     label: LabelOdds | None  # None for a distribution
@@ -30,8 +30,9 @@ class Terms(NamedTuple):
 
 
 def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where, axis_name, options) -> Terms:
-    """Resolves labels and `options` (class weights, smoothing, z-loss)."""
-    class_weights, label_smoothing, z_loss = options
+    """Resolves labels and `options` (class weights, margins, smoothing, z-loss); margins lead the parameters."""
+    class_weights, label_margins, label_smoothing, z_loss = options
+    parameters = {"label_margins": label_margins, **parameters}
     rows = softmax_rows(name, logits, labels, axis, where, axis_name)
     if label_smoothing is not None:
         rows = distributions(rows)
@@ -66,6 +67,7 @@ def shares_of(rows: Rows, class_weights, label_smoothing) -> Shares:
 def softmax_loss(scalar: Scalar, parameters: dict[str, Any], *common) -> jax.Array:
     """Losses per row of a scalar function of the log-odds; `common` arguments as `softmax_terms` takes them."""
     rows, given, z_loss, shares, label, weights = softmax_terms(parameters, *common)
+    scalar = lowered(scalar)
     if label is not None:
         losses, logsumexp = Part(weights, label.odds, given).values(scalar), label.logsumexp
     else:

@@ -4,6 +4,7 @@
 derivative rule of `odds`, elementwise.
 """
 
+import inspect
 from collections.abc import Callable
 
 import jax
@@ -14,7 +15,7 @@ from jaxloss._core.classes import ClassAxis
 from jaxloss._core.compose import softmax_terms
 from jaxloss._core.divergences import divergence, jensen_shannon, mixture, ratios
 from jaxloss._core.expectations import Part, Scalar
-from jaxloss._core.log_odds import odds
+from jaxloss._core.log_odds import lowered, odds
 from jaxloss._core.statistics import class_odds, complement, is_major, over, split_sums
 from jaxloss._core.teachers import heated, pair_of
 
@@ -54,20 +55,23 @@ def _at_classes(scalar: Scalar, part: Part, classes: ClassAxis) -> jax.Array:
 
 def softmax_hessian(scalar: Scalar) -> Callable[[Callable], Callable]:
     """Of a softmax loss with this scalar function."""
+    keys = list(inspect.signature(scalar).parameters)[1:]  # `jit` sorts keywords
+    scalar = lowered(scalar)
 
     def decorate(function):
-        def hessian(logits, labels, axis, where, *, axis_name, class_weights, label_smoothing, z_loss, **parameters):
-            options = (class_weights, label_smoothing, z_loss)
+        def hessian(logits, labels, axis, where, *, axis_name, **given):
+            options = tuple(given[key] for key in ("class_weights", "label_margins", "label_smoothing", "z_loss"))
+            parameters = {key: given[key] for key in keys}
             terms = softmax_terms(parameters, function.__name__, logits, labels, axis, where, axis_name, options)
-            rows, given, coefficient, shares, label, weights = terms
+            rows, parameters, coefficient, shares, label, weights = terms
             if shares is not None:
-                part = Part(shares.array(rows.classes), class_odds(rows.classes, rows.logits).odds, given)
+                part = Part(shares.array(rows.classes), class_odds(rows.classes, rows.logits).odds, parameters)
                 diagonal = _at_classes(scalar, part, rows.classes)
             else:
                 assert label is not None
                 assert rows.ids is not None
                 is_label = rows.classes.is_label(rows.logits, rows.ids)
-                part = Part(weights, label.odds, given)
+                part = Part(weights, label.odds, parameters)
                 diagonal = _at_label(scalar, part, rows.classes, label.others(rows.classes), is_label)
             if coefficient is not None:
                 every = class_odds(rows.classes, rows.logits)

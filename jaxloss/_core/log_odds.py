@@ -7,7 +7,9 @@ closed form: for focal loss it yields phi' = -w (q + gamma p s) and phi'' = w p 
 gamma^2 p s) with w = q^gamma, s = -log p, term by term and to any order.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -116,20 +118,36 @@ def impossible(like: jax.Array) -> Odds:
     return Odds(zero + jnp.inf, zero, zero, zero + 1)
 
 
+@functools.cache
+def lowered(scalar: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The scalar function at log-odds lower by the first of its parameters, a margin, or at these for None."""
+
+    def at_margin(truth: Odds, margin: jax.Array | None, *parameters: jax.Array | None) -> jax.Array:
+        if margin is None:
+            return scalar(truth, *parameters)
+        # Of nll and nlc one is at most log 2: their difference has the digits of the log-odds. Those of an `impossible`
+        # truth stay as they are, for `odds` makes its infinity finite.
+        moved = odds((truth.nlc - truth.nll) - margin)
+        stays = truth.nll == jnp.inf
+        return scalar(Odds(*(jnp.where(stays, x, y) for x, y in zip(truth, moved, strict=True))), *parameters)
+
+    return at_margin
+
+
 def cross_entropy(truth: Odds) -> jax.Array:
     return truth.nll
-
-
-def focal(truth: Odds, gamma: jax.Array | None) -> jax.Array:
-    if gamma is None:
-        return truth.nll
-    return jnp.exp(-gamma * truth.nlc) * truth.nll
 
 
 def poly(truth: Odds, epsilon: jax.Array | None) -> jax.Array:
     if epsilon is None:
         return truth.nll
     return truth.nll + epsilon * truth.q
+
+
+def focal(truth: Odds, gamma: jax.Array | None, epsilon: jax.Array | None = None) -> jax.Array:
+    if gamma is None:
+        return poly(truth, epsilon)
+    return jnp.exp(-gamma * truth.nlc) * poly(truth, epsilon)
 
 
 def generalized_cross_entropy(truth: Odds, q: jax.Array | None) -> jax.Array:

@@ -32,22 +32,25 @@ class Option(NamedTuple):
     advice: str = ""
 
 
-TINY = float(np.finfo(np.float32).tiny)
+TINY, FINITE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 OPTIONS = {
     "alpha": Option(0, 1, per_class=True, advice=" (for no weight of the two labels leave it out)"),
     "beta": Option(0, 1),
     "clip": Option(0, 1, off=0, per_class=True),
     "class_weights": Option(0, np.inf, off=1, per_class=True),
     "delta": Option(TINY, np.inf),
-    "epsilon": Option(-np.inf, np.inf, off=0, per_class=True),
+    "epsilon": Option(-FINITE, FINITE, off=0, per_class=True),
     "gamma": Option(0, np.inf, off=0, per_class=True),
     "gamma_negative": Option(0, np.inf, off=0, per_class=True),
     "gamma_positive": Option(0, np.inf, off=0, per_class=True),
+    "label_margins": Option(-FINITE, FINITE, off=0, per_class=True),
     "label_smoothing": Option(0, 1, off=0),
+    "largest": Option(0, FINITE),
     "margin": Option(0, np.inf),
     "normalizer": Option(TINY, np.inf, advice=" (for a count that may be 0 pass jnp.maximum(count, 1))"),
     "pos_weight": Option(0, np.inf, off=1, per_class=True),
     "q": Option(0, 1, off=0, per_class=True),
+    "tau": Option(0, FINITE),
     "temperature": Option(TINY, np.inf, off=1),
     "weight": Option(TINY, 1 - 2**-24),
     "z_loss": Option(0, np.inf, off=0),
@@ -73,6 +76,8 @@ ELSEWHERE = {
     "alpha": "class_weights in a softmax loss, and of binary labels sigmoid_focal_loss or pos_weight",
     "pos_weight": "alpha of sigmoid_focal_loss (1 - alpha of negatives), pos_weight of sigmoid_binary_cross_entropy",
     "gamma": "softmax_focal_loss or sigmoid_focal_loss",
+    "margin": "label_margins of a softmax loss, margin of multiclass_hinge_loss",
+    "tau": "logits + jaxloss.logit_adjustments(counts, tau)",
     "gamma_neg": "gamma_negative of asymmetric_loss",
     "gamma_pos": "gamma_positive of asymmetric_loss",
     "dim": "axis",
@@ -232,11 +237,11 @@ def _described(key: str, value: Any) -> str:
 
 
 def _domain(option: Option) -> str:
-    if option.low == -np.inf:
+    if option.low == -FINITE:
         return "a finite number"
     if option.low == TINY:
         return f"> 0{option.advice}" if option.high == np.inf else "above 0 and below 1"
-    domain = f"in [{option.low:g}, {option.high:g}]" if option.high < np.inf else f">= {option.low:g}"
+    domain = f"in [{option.low:g}, {option.high:g}]" if option.high < FINITE else f">= {option.low:g}"
     return domain + option.advice
 
 
