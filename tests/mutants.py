@@ -171,6 +171,9 @@ MUTANTS = [
         "_core/log_odds.py", "jnp.where(likely, e, 1) / (1 + e)", "1 - jnp.where(likely, 1, e) / (1 + e)", f"{ACCURACY}"
     ),
     Mutant("_core/log_odds.py", "-gamma * truth.nlc", "-gamma * truth.nll", f"{OPTIONS} -k focal"),
+    Mutant("_core/log_odds.py", "truth.nll) - margin)", "truth.nll) + margin)", f"{VALUES} -k margins"),
+    Mutant("_core/log_odds.py", "stays = truth.nll == jnp.inf", "stays = truth.nll == 0", f"{VALUES} -k impossible"),
+    Mutant("_core/log_odds.py", "truth.nlc) * poly(truth, epsilon)", "truth.nlc) * truth.nll", f"{SECOND} -k focal_half"),
     Mutant("_core/log_odds.py", "epsilon * truth.q", "epsilon * truth.p", f"{OPTIONS} -k poly"),
     Mutant("_core/log_odds.py", "small = x < 0.5", "small = x < 5.0", f"{DERIVATIVES} -k by_q"),
     Mutant("_core/log_odds.py", "jnp.exp(-x) * ds - ", "jnp.exp(-x) * ds + ", f"{DERIVATIVES} -k q"),
@@ -309,6 +312,11 @@ MUTANTS = [
     ),
     Mutant("weighting.py", "counts > 0\n", "counts >= 0\n", VALUES),
     Mutant("weighting.py", "jnp.where(b == 1, n, jnp.minimum(n, 1))", "n", VALUES),
+    Mutant("weighting.py", "-jnp.log1p((total - n)", "jnp.log1p((total - n)", f"{VALUES} -k adjustments"),
+    Mutant("weighting.py", "(t > 0) & (total > 0)", "total > 0", f"{VALUES} -k adjustments"),
+    Mutant("weighting.py", "(total - n) / jnp.where(seen, n, 1))", "(total - n) / total)", f"{VALUES} -k adjustments"),
+    Mutant("weighting.py", "jnp.sqrt(jnp.sqrt(fewest", "jnp.sqrt((fewest", f"{VALUES} -k label_margins"),
+    Mutant("weighting.py", "jnp.min(jnp.where(seen, n, jnp.inf))", "jnp.min(n)", f"{VALUES} -k label_margins"),
     Mutant("metrics.py", "jnp.max(elements.targets, elements.axis", "jnp.min(elements.targets, elements.axis", METRICS),
     Mutant("statistics.py", "every.odds.p * every.odds.nll", "every.odds.p * every.odds.nlc", DERIVATIVES),
     # Boosting.
