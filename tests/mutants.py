@@ -173,7 +173,9 @@ MUTANTS = [
     Mutant("_core/log_odds.py", "-gamma * truth.nlc", "-gamma * truth.nll", f"{OPTIONS} -k focal"),
     Mutant("_core/log_odds.py", "truth.nll) - margin)", "truth.nll) + margin)", f"{VALUES} -k margins"),
     Mutant("_core/log_odds.py", "stays = truth.nll == jnp.inf", "stays = truth.nll == 0", f"{VALUES} -k impossible"),
-    Mutant("_core/log_odds.py", "truth.nlc) * poly(truth, epsilon)", "truth.nlc) * truth.nll", f"{SECOND} -k focal_half"),
+    Mutant(
+        "_core/log_odds.py", "truth.nlc) * poly(truth, epsilon)", "truth.nlc) * truth.nll", f"{SECOND} -k focal_half"
+    ),
     Mutant("_core/log_odds.py", "epsilon * truth.q", "epsilon * truth.p", f"{OPTIONS} -k poly"),
     Mutant("_core/log_odds.py", "small = x < 0.5", "small = x < 5.0", f"{DERIVATIVES} -k by_q"),
     Mutant("_core/log_odds.py", "jnp.exp(-x) * ds - ", "jnp.exp(-x) * ds + ", f"{DERIVATIVES} -k q"),
