@@ -20,7 +20,7 @@ from jaxloss._core.classes import ClassAxis, entry, nan_where, pick
 from jaxloss._core.compose import infinite_where
 from jaxloss._core.label_odds import max_of_others
 from jaxloss._core.log_odds import finite
-from jaxloss._core.platforms import by_row
+from jaxloss._core.platforms import by_row, recomputed
 from jaxloss._core.statistics import higher
 
 
@@ -48,9 +48,14 @@ def _active(height: jax.Array) -> jax.Array:
     return nan_where(jnp.isnan(height), (height > 0).astype(height.dtype))
 
 
-def _join(a: tuple, b: tuple) -> tuple:
+def _larger(a: tuple, b: tuple) -> tuple:
+    """Of two logits with the numbers of classes that have them."""
     best, first, gap = higher(a[0], b[0])
-    return best, jnp.where(gap == 0, a[1] + b[1], jnp.where(first, a[1], b[1])), a[2] + b[2]
+    return best, jnp.where(gap == 0, a[1] + b[1], jnp.where(first, a[1], b[1]))
+
+
+def _join(a: tuple, b: tuple) -> tuple:
+    return *_larger(a, b), a[2] + b[2]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -94,50 +99,109 @@ label_hinge.defjvp(_label_hinge_jvp, symbolic_zeros=True)
 
 
 class Tops(NamedTuple):
-    """Masks of the classes with the largest logit and with the next smaller one, and, of each class, the others'."""
+    """The largest logit of each row and the next smaller one, and how many classes have them."""
 
-    first: jax.Array
+    best: jax.Array
+    number: jax.Array
     second: jax.Array
-    alone: jax.Array  # the first, where it is one
-    best: jax.Array  # the largest of the other logits
-    number: jax.Array  # of classes that have it
+    seconds: jax.Array
+
+
+def _join_tops(a: tuple, b: tuple) -> tuple:
+    lower = jnp.minimum(a[0], b[0])
+    beaten = jnp.where(a[0] == b[0], -jnp.inf, lower), jnp.where(a[0] < b[0], a[1], b[1])
+    return *_larger(a[:2], b[:2]), *_larger(_larger(a[2:], b[2:]), beaten)
 
 
 def _tops(classes: ClassAxis, logits: jax.Array) -> Tops:
-    def largest(x):
-        best = classes.spread(classes.max(x))
-        mask = x == best
-        return best, mask, classes.spread(classes.sum(mask.astype(x.dtype)))
+    """Not to be differentiated."""
+    start = (-jnp.inf, 0.0, -jnp.inf, 0.0)
 
-    best, first, firsts = largest(logits)
-    next_best, second, seconds = largest(jnp.where(first, -jnp.inf, logits))
-    alone = first & (firsts == 1)
-    number = jnp.where(alone, seconds, firsts - first.astype(logits.dtype))
-    return Tops(first, second & ~first, alone, jnp.where(alone, next_best, best), number)
+    def one_read(logits):
+        states = (logits, jnp.ones_like(logits), jnp.full_like(logits, -jnp.inf), jnp.zeros_like(logits))
+        return classes.fold(states, start, _join_tops)
+
+    def plain(logits):
+        def largest(x):
+            best = jnp.max(x, classes.axis)
+            mask = x == classes.spread(best)
+            return (best, jnp.sum(mask.astype(x.dtype), classes.axis)), mask
+
+        first, mask = largest(logits)
+        return *first, *largest(jnp.where(mask, -jnp.inf, logits))[0]
+
+    size = logits.shape[classes.axis]
+    state = by_row(size, len(start), logits, plain=plain, folded=one_read)
+    return Tops(*classes.join(state, start, _join_tops))
+
+
+def _of_classes(classes: ClassAxis, logits: jax.Array, margin: jax.Array, tops: Tops) -> Hinge:
+    """The hinge of every class."""
+    best, number, second, seconds = map(classes.spread, tops)
+    top = logits == best
+    alone = top & (number == 1)
+    others = jnp.where(alone, seconds, number - top.astype(number.dtype))
+    return _hinge(margin, jnp.where(alone, second, best), others, logits)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def class_hinges(classes: ClassAxis, logits: jax.Array, margin: jax.Array) -> Hinge:
-    """Of every class: arrays of the shape of the logits."""
-    tops = _tops(classes, logits)
-    return _hinge(margin, tops.best, tops.number, logits)
+def class_hinges(classes: ClassAxis, logits: jax.Array, margin: jax.Array) -> jax.Array:
+    """Of every class, in the shape of the logits; finite."""
+    return _of_classes(classes, logits, margin, _tops(classes, logits)).height
 
 
+@class_hinges.defjvp
 def _class_hinges_jvp(classes, primals, tangents):
     (logits, _), (moved, widened) = primals, tangents
-    value = class_hinges(classes, *primals)
-    tangent = jnp.zeros_like(logits)
-    if not isinstance(widened, SymbolicZero):
-        tangent = tangent + widened
+    value, constant = class_hinges(classes, *primals), lax.stop_gradient(logits)
+    tops = _tops(classes, constant)
+    best, number, second, seconds = map(classes.spread, tops)
+    first = constant == best
+    of_first, of_second = (classes.spread(classes.sum(jnp.where(x, moved, 0))) for x in (first, constant == second))
+    among = (of_first - jnp.where(first, moved, 0)) / jnp.maximum(number - first.astype(number.dtype), 1)
+    of_others = jnp.where(first & (number == 1), of_second / jnp.maximum(seconds, 1), among)
+    return value, _active(lax.stop_gradient(value)) * (widened + of_others - moved)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def expected_hinge(classes: ClassAxis, logits: jax.Array, shares: jax.Array, margin: jax.Array) -> jax.Array:
+    """The sum over the classes of their share times their hinge."""
+    found = _of_classes(classes, logits, margin, _tops(classes, logits))
+    return classes.sum(shares * (found.height + jnp.where(shares != 0, found.limit, 0)))
+
+
+def _expected_hinge_jvp(classes, primals, tangents):
+    (logits, shares, margin), (moved, changed, widened) = primals, tangents
+    constant, terms = lax.stop_gradient(logits), []
+    tops = _tops(classes, constant)
+
+    def pulls(turn):
+        """The shares of classes whose hinge has a slope."""
+        again = Tops(*(recomputed(x, turn) for x in tops))
+        return shares * _active(_of_classes(classes, constant, lax.stop_gradient(margin), again).height)
+
     if not isinstance(moved, SymbolicZero):
-        tops = _tops(classes, lax.stop_gradient(logits))
-        of_first, of_second = (classes.spread(classes.sum(jnp.where(x, moved, 0))) for x in tops[:2])
-        of_others = jnp.where(tops.alone, of_second, of_first - jnp.where(tops.first, moved, 0))
-        tangent = tangent + of_others / jnp.maximum(tops.number, 1) - moved
-    return value, Hinge(_active(lax.stop_gradient(value.height)) * tangent, *map(jnp.zeros_like, value[1:]))
+        first = constant == classes.spread(tops.best)
+        of_first, of_rest = (classes.sum(jnp.where(x, pulls(2), 0)) for x in (first, ~first))
+        pulled = pulls(1)
+        alone = tops.number == 1
+        # Each of several first classes has the other first ones before it, a single one the second ones.
+        each = jnp.where(alone, 0, 1 / jnp.maximum(tops.number - 1, 1))
+        by_second = jnp.where(alone, of_first / jnp.maximum(tops.seconds, 1), 0)
+        rows = (of_rest / jnp.maximum(tops.number, 1), of_first, each, by_second, tops.second)
+        of_rest, of_first, each, by_second, second = map(classes.spread, rows)
+        of_others = of_rest + (of_first - pulled) * each
+        slopes = jnp.where(first, of_others, jnp.where(constant == second, by_second, 0))
+        terms.append((slopes - pulled) * moved)
+    if not isinstance(changed, SymbolicZero):
+        terms.append(class_hinges(classes, logits, margin) * changed)
+    if not isinstance(widened, SymbolicZero):
+        terms.append(pulls(1) * widened)
+    value = expected_hinge(classes, *primals)
+    return value, sum(map(classes.sum, terms), jnp.zeros_like(value))
 
 
-class_hinges.defjvp(_class_hinges_jvp, symbolic_zeros=True)
+expected_hinge.defjvp(_expected_hinge_jvp, symbolic_zeros=True)
 
 
 def hinge_hessian(function: Callable) -> Callable:
@@ -158,9 +222,8 @@ def hinge_values(name, logits, labels, axis, where, axis_name, margin, class_wei
     weights = rows.parameter("class_weights", class_weights)
     if rows.ids is None:
         assert rows.targets is not None
-        found = class_hinges(classes, rows.logits, margin)
         shares = rows.targets if weights is None else rows.targets * weights
-        return rows.finish(classes.sum(shares * (found.height + jnp.where(shares != 0, found.limit, 0))))
+        return rows.finish(expected_hinge(classes, rows.logits, shares, margin))
     found = label_hinge(classes, rows.logits, rows.ids, margin)
     weights = weights if weights is None or not weights.ndim else pick(classes, weights, rows.ids)
     if rows.counts is not None:
