@@ -4,27 +4,20 @@ Needs a site (`python -m sphinx -W -b html docs docs/_build`, or the folder that
 `pip install playwright`, which brings no browser of its own; skipped where one of them is missing.
 """
 
-import os
 import shutil
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 
 import pytest
 
-import jaxloss
+from tests.site import NAMES, SITE
 
-SITE = Path(os.environ.get("JAXLOSS_SITE", Path(__file__).parents[1] / "docs" / "_build"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (1300, 390)
 WORDS = """imbalance segmentation mixup Flax Keras detection distillation PyTorch optax XGBoost LightGBM Equinox
 scikit-learn TensorFlow torchvision ignore_index label_smoothing class_weight sample_weight pos_weight weights smoothing
 calibration noisy vocabulary multi-label ordinal focal boosting entropy mesh logits gradient Hessian glossary"""
-METRICS = ("hamming_loss", "label_ranking_loss", "zero_one_loss")
-NAMES = {name: f"jaxloss.{name}" for name in jaxloss.__all__ if name not in ("boosting", "metrics")}
-NAMES |= {name: f"jaxloss.metrics.{name}" for name in METRICS}
-NAMES |= {f"boosting.{name}": f"jaxloss.boosting.{name}" for name in ("initial_score", "metric", "objective")}
 
 LOOK = """async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
@@ -127,4 +120,4 @@ def test_the_search_finds_words(word, tab, address):
 def test_the_search_finds_names(name, tab, address):
     """Its own page is among the first."""
     found = results(tab[0], address, name)
-    assert any(f"generated/{NAMES[name]}.html" in x for x in found[:3]), found[:5]
+    assert any(f"generated/jaxloss.{name}.html" in x for x in found[:3]), found[:5]

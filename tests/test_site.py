@@ -3,7 +3,6 @@
 import functools
 import html
 import inspect
-import os
 import re
 import sys
 from html.parser import HTMLParser
@@ -14,14 +13,9 @@ import pytest
 
 import jaxloss
 from tests import accuracy
+from tests.site import DOCS, NAMES, SITE
 
 ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-SITE = Path(os.environ.get("JAXLOSS_SITE", DOCS / "_build"))
-BOOSTING = ("initial_score", "metric", "objective")
-METRICS = ("hamming_loss", "label_ranking_loss", "zero_one_loss")
-NAMES = [name for name in jaxloss.__all__ if name not in ("boosting", "metrics")]
-NAMES += [*(f"metrics.{name}" for name in METRICS), *(f"boosting.{name}" for name in BOOSTING)]
 WITHOUT_FORMULA = {
     "LossSum", "SoftmaxStatistics", "masked_loss", "per_example_value_and_grad", "per_example_value_grad_hess",
     "softmax_statistics",
