@@ -26,7 +26,7 @@ def softmax_kl_divergence(
       loss = sum_c t_c (log t_c - log p_c),  with  p = softmax(z / T), t = softmax(u / T)
       dloss/dz_j = (p_j - t_j) / T
       dloss/du_j = t_j (log t_j - log p_j - loss) / T
-      loss = sum_c p_c (log p_c - log t_c)  for direction="reverse"
+      loss = sum_c p_c (log p_c - log t_c)  in the reverse direction
       dloss/dz_j = p_j (log p_j - log t_j - loss) / T,  dloss/du_j = (t_j - p_j) / T
 
     z are the `logits`, u the `target_logits`, T the `temperature`. Forward, the model is to cover all that the target

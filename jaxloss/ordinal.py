@@ -20,15 +20,16 @@ def ordered_logistic_loss(
 ) -> jax.Array:
     """Negative log-likelihood of ordered classes in the cumulative logit (proportional odds) model.
 
-      loss = -log P(y),  P(y) = sigmoid(theta_y - f) - sigmoid(theta_{y-1} - f)
-      loss = sum_c t_c (-log P(c))  for a distribution t
-      dloss/df = sigmoid(f - theta_y) - sigmoid(theta_{y-1} - f)
-      dloss/dtheta_y = -sigmoid(f - theta_y) - 1 / (exp(theta_y - theta_{y-1}) - 1)
-      dloss/dtheta_{y-1} = sigmoid(theta_{y-1} - f) + 1 / (exp(theta_y - theta_{y-1}) - 1)
+      loss = -log P_y,  with  P_y = sigmoid(a - f) - sigmoid(b - f)
+      loss = sum_c t_c (-log P_c)  for a distribution t
+      dloss/df = sigmoid(f - a) - sigmoid(b - f)
+      dloss/da = -sigmoid(f - a) - 1 / (exp(a - b) - 1)
+      dloss/db = sigmoid(b - f) + 1 / (exp(a - b) - 1)
 
-    f are the `scores`, theta the `cutpoints`, with theta_{-1} = -inf and theta_{C-1} = inf. One score orders all
-    classes. The cutpoints are parameters of the model; for ascending ones learn the first and the logarithms of the
-    steps: `jnp.cumsum(jnp.concatenate([raw[:1], jnp.exp(raw[1:])]))`.
+    f are the `scores`, a and b the cutpoints above and below class y: `cutpoints[y]`, inf for the last class, and
+    `cutpoints[y - 1]`, -inf for the first. One score orders all classes. The cutpoints are parameters of the model; for
+    ascending ones learn the first and the logarithms of the steps:
+    `jnp.cumsum(jnp.concatenate([raw[:1], jnp.exp(raw[1:])]))`.
 
     Args:
       scores: float array [*batch], higher for higher classes.
