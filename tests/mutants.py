@@ -326,6 +326,7 @@ MUTANTS = [
     Mutant("boosting.py", "return -np.stack(both, -1)", "return np.stack(both, -1)", BOOSTING),
     Mutant("_core/boosting.py", "return each * gradient, each * curve", "return each * gradient, curve", BOOSTING),
     Mutant("_core/boosting.py", "jnp.abs(gradient) + FLOOR)", "gradient + FLOOR)", BOOSTING),
+    Mutant("_core/boosting.py", "jnp.maximum(curve, second)", "curve", BOOSTING + " -k initial"),
     Mutant("_core/boosting_arguments.py", "rows.bit_length() - 4", "0", BOOSTING),
     # Elementwise losses.
     Mutant("sigmoid.py", "share * t + (1 - share) * (1 - t)", "share * t + share * (1 - t)", VALUES),

@@ -279,13 +279,19 @@ def test_initial_score_is_where_the_gradient_is_zero(loss):
     scores = boosting.initial_score(loss, ids, weights=w)
     gradient, _ = boosting.objective(loss, curvature="gradient")(np.tile(scores, (4, 1)), Table(ids, w / 100))
     np.testing.assert_allclose(gradient.sum(0), 0, atol=1e-6)
-    if loss is not FOCAL:
-        return
-    y = np.array([0, 1])
-    for of_two in (FOCAL, functools.partial(jaxloss.sigmoid_focal_loss, gamma=2.0)):
-        score = boosting.initial_score(of_two, y, weights=np.array([93.0, 7.0]))
-        gradient, _ = boosting.objective(of_two)(np.full(2, score), Table(y, np.array([0.93, 0.07])))
-        np.testing.assert_allclose(gradient.sum(), 0, atol=1e-6)
+    if loss is FOCAL:
+        never = boosting.initial_score(loss, ids, weights=w, classes=4)
+        np.testing.assert_allclose(never, [*scores, np.log(1e-15)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [jaxloss.softmax_focal_loss, jaxloss.sigmoid_focal_loss])
+def test_initial_score_of_two_classes(loss):
+    """For gamma 5 steps by the size of the gradient would swing about it."""
+    y, w = np.array([0, 1]), np.array([0.97, 0.03])
+    for gamma in (2.0, 5.0):
+        of_two = functools.partial(loss, gamma=gamma)
+        gradient, _ = boosting.objective(of_two)(np.full(2, boosting.initial_score(of_two, y, weights=w)), Table(y, w))
+        assert abs(gradient.sum()) <= 1e-6 * abs(gradient).max()
 
 
 def test_what_is_made_shows_what_it_is():
@@ -313,6 +319,7 @@ ERRORS = [
     (lambda: boosting.objective(FOCAL)(np.zeros(6), Table([0, 1])), "Flat scores"),
     (lambda: boosting.objective(FOCAL)(np.zeros(2), Table([0, 1], np.ones(3))), r"weights must have shape \(2,\)"),
     (lambda: boosting.objective(FOCAL)(None, np.zeros(2), None, None), "have no labels"),
+    (lambda: boosting.initial_score(FOCAL, ["cat", "dog"]), "labels must be numbers; got dtype <U3"),
     (lambda: boosting.initial_score(FOCAL, [0, 1], weights=[0.0, 0.0]), "must have a sum > 0"),
 ]
 

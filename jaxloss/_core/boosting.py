@@ -112,7 +112,7 @@ def constant(name: str, loss: Given, labels: Any, weights: Any, classes: int | N
     labels = np.asarray(labels)
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
     several = labels.shape[1:]
-    if loss.by_row and not several and (classes or labels.max(initial=0) > 1):
+    if loss.by_row and labels.ndim == 1 and labels.dtype.kind in "biuf" and (classes or labels.max(initial=0) > 1):
         several = (classes or int(labels.max()) + 1,)
     call = checked(name, XGBOOST, np.broadcast_to(np.float32(0), (len(labels), *several)), labels, weights)
     labels = labels_of(name, loss, call)
@@ -129,18 +129,18 @@ def constant(name: str, loss: Given, labels: Any, weights: Any, classes: int | N
     else:
         shares = (labels[1] if labels.ndim == 2 and not several else labels) @ weights
     if loss.by_row and several:
-        start, free = np.log(np.maximum(shares, NEVER)), shares > 0
+        start = np.log(np.maximum(shares, NEVER))
     else:
-        start, free = np.log(np.maximum(shares, NEVER) / np.maximum(1 - shares, NEVER)), (shares > 0) & (shares < 1)
+        start = np.log(np.maximum(shares, NEVER) / np.maximum(1 - shares, NEVER))
     if exact:
         return start
     labels, weights = padded(labels, labels.dtype, labels.ndim - 1), padded(weights, np.float32)
-    arguments = jax.device_put((labels, weights, start.astype(np.float32), free))
+    arguments = jax.device_put((labels, weights, start.astype(np.float32)))
     return np.asarray(jax.device_get(_least(*_of(loss), *arguments)), np.float64)
 
 
 @functools.partial(jax.jit, static_argnames=("function", "static", "by_row"))
-def _least(function, static, traced, by_row, labels, weights, start, free):
+def _least(function, static, traced, by_row, labels, weights, start):
     """Steps of gradient over the larger of its size and of the second derivative, which for a softmax counts twice."""
 
     def step(_, score):
@@ -152,6 +152,6 @@ def _least(function, static, traced, by_row, labels, weights, start, free):
             sums[curvature] = [x.sum(-1) for x in both]
         gradient, curve = sums["gradient"]
         second = jnp.abs(sums["diagonal"][1])
-        return score - jnp.where(free, gradient / jnp.maximum(jnp.maximum(curve, second), NEVER), 0)
+        return score - gradient / jnp.maximum(curve, second)
 
     return jax.lax.fori_loop(0, STEPS, step, start)

@@ -48,6 +48,11 @@ def checked(name: str, library: str, scores: Any, labels: Any, weights: Any) -> 
     if labels is None:
         raise ValueError(f"{name}: the data of {library} have no labels.")
     scores, labels = np.asarray(scores), np.asarray(labels)
+    if labels.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name}: labels must be numbers; got dtype {labels.dtype}. "
+            "numpy.unique(labels, return_inverse=True)[1] numbers any classes."
+        )
     weights = None if weights is None or np.size(weights) == 0 else np.asarray(weights)
     rows = scores.shape[0] if scores.ndim else 0
     if scores.ndim == 2 and scores.shape[1] == 1:
