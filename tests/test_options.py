@@ -200,3 +200,42 @@ def test_smoothing_counts_the_classes_that_exist(rng):
     np.testing.assert_allclose(padded_value, value, rtol=1e-6)
     np.testing.assert_allclose(padded_gradient[:, :3], gradient, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(padded_gradient[:, 3:], np.zeros((4, 2)))
+
+
+def test_margins_in_a_linear_layer_swept_and_differentiated(rng):
+    """One program for a grid of margins, in chunks of rows: each the dense loss of lowered logits."""
+    hidden, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 3), (3, SIZE)))
+    ids, counts, grid = cases.labels_for(None, rng), jnp.array([40, 20, 9, 3, 0]), jnp.array([0.0, 0.5, 4.0])
+
+    def chunked(largest, h):
+        loss = partial(jaxloss.softmax_focal_loss, label_margins=jaxloss.balanced_label_margins(counts, largest))
+        return jaxloss.linear_loss(loss, h, kernel, ids, chunk_rows=4).mean()
+
+    def dense(largest, h):
+        margins = largest * (3 / jnp.array([40, 20, 9, 3, 3.0])) ** 0.25
+        return jnp.mean(jaxloss.softmax_focal_loss(h @ kernel - margins[None] * jax.nn.one_hot(ids, SIZE), ids))
+
+    got, expected = (
+        jax.jit(jax.vmap(jax.value_and_grad(f, (0, 1)), (0, None)))(grid, hidden) for f in (chunked, dense)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), got, expected)
+
+
+def test_weights_that_start_late_compile_once(rng):
+    """Deferred re-weighting: a traced epoch chooses the weights, and taus come of one program, too."""
+    logits, ids = cases.logits_for(None, rng), cases.labels_for(None, rng)
+    traces = []
+
+    @jax.jit
+    def gradient(epoch, tau):
+        traces.append(epoch)
+        adjusted = logits + jaxloss.logit_adjustments(jnp.arange(1, SIZE + 1), tau)[None]
+        weights = jnp.where(epoch < 2, 1.0, jnp.asarray(WEIGHTS))
+        return jax.grad(lambda z: jnp.sum(jaxloss.softmax_cross_entropy(z, ids, class_weights=weights)))(adjusted)
+
+    for epoch, tau in enumerate((0.0, 0.5, 1.0, 2.0)):
+        prior = tau * np.log(np.arange(1, SIZE + 1) / np.arange(1, SIZE + 1).sum())
+        expected = jax.nn.softmax(logits + jnp.asarray(prior, jnp.float32)[None]) - jax.nn.one_hot(ids, SIZE)
+        weights = np.ones(6) if epoch < 2 else WEIGHTS[np.asarray(ids)]
+        np.testing.assert_allclose(gradient(epoch, tau), expected * weights[:, None], rtol=1e-4, atol=1e-6)
+    assert len(traces) == 1
