@@ -123,17 +123,19 @@ def objective(
 ) -> Objective:
     """A loss as the objective of XGBoost, LightGBM or CatBoost, each of which takes what is returned as it is.
 
-    A leaf of a tree moves the scores of its rows by gradient over curvature, times the learning rate:
+    A leaf of a tree moves the scores of its rows by gradient over curvature, times the learning rate, with r the
+    regularization:
 
-      -eta sum_i g_i / (lambda + sum_i h_i)
+      -(sum_i g_i) / (r + sum_i h_i)
 
     By default the curvature of cross-entropies is p (1 - p), times the factor of the library's own objective, so that
     the same trees grow. That of all other losses is the size of the gradient (plus 1e-6), for their second derivative
     vanishes or turns negative; a leaf then moves by at most the learning rate. docs/guide/boosting.md has the
     experiment that chose it.
 
-    `xgboost.train` takes it as `obj`, `lightgbm.train` as "objective" among its parameters, their estimators as
-    `objective`, and CatBoost's as `loss_function`, beside an `eval_metric` and, for several classes, `classes_count`.
+    `xgboost.train` takes it as `obj`, `lightgbm.train` as "objective" among its parameters, their estimators by the
+    keyword "objective", and CatBoost's as `loss_function`, beside an `eval_metric` and, for several classes,
+    `classes_count`.
 
     Scores are [rows] for two classes, where a softmax loss takes them as the logits (0, score), or [rows, C]. Labels
     are class ids as floats, numbers in [0, 1] for two classes, or of the shape of the scores. Weights of the data
@@ -157,7 +159,7 @@ def objective(
 
     Identities:
       Models of cross-entropy equal those of binary:logistic and multi:softprob (XGBoost), binary and multiclass
-      (LightGBM), Logloss and MultiClass (CatBoost, with Newton's leaves), started from the same scores.
+        (LightGBM), Logloss and MultiClass (CatBoost, with Newton's leaves), started from the same scores.
 
     Example:
       >>> import functools, numpy as np, jaxloss
@@ -178,7 +180,7 @@ def objective(
 def metric(loss: Callable[..., jax.Array]) -> Metric:
     """The mean of a loss as evaluation metric of XGBoost, LightGBM or CatBoost, as each takes it.
 
-      sum_i w_i loss_i / sum_i w_i
+      (sum_i w_i loss_i) / (sum_i w_i)
 
     `xgboost.train` takes it as `custom_metric`, `lightgbm.train` as `feval`, and estimators as `eval_metric`, in their
     constructor (XGBoost, CatBoost) or in `fit` (LightGBM).
