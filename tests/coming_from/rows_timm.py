@@ -70,7 +70,13 @@ TABLES = {
         Row(
             "PolyBinaryCrossEntropy(epsilon=1.5, gamma=0, alpha=None)(z, b)",
             "mean(poly_loss_cross_entropy(jnp.stack([0 * z, z], -1), b.astype(int), epsilon=1.5))",
-            note="of the two logits 0 and `z`; only with `gamma=0`",
+            note="of the two logits 0 and `z`",
+        ),
+        Row(
+            "PolyBinaryCrossEntropy(epsilon=1.5, gamma=2, alpha=0.25)(z, b)",
+            "mean(softmax_focal_loss(jnp.stack([0 * z, z], -1), b.astype(int), gamma=2.0, epsilon=1.5, "
+            "class_weights=jnp.array([0.75, 0.25])))",
+            note="`alpha` and 1 - `alpha` are class weights",
         ),
     ],
 }
