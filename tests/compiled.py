@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxloss
 from bench.targets import TARGETS, compile_for, measure
@@ -41,6 +42,12 @@ def programs(platform: str) -> Iterator[tuple[str, str, str, str, Callable, tupl
         for case in some:
             for kind in ("ids", "soft"):
                 yield from modes(wanted, family, case.name, kind, case.call, shape)
+    for kind in ("ids", "soft"):
+        yield from modes(BOTH, "hinge", "multiclass_hinge", kind, jaxloss.multiclass_hinge_loss, WIDE)
+        if platform != "tpu":  # which stores what it looks up in a table
+            costs = np.abs(np.subtract.outer(*[np.arange(SOME[1], dtype=np.float32)] * 2))
+            loss = partial(jaxloss.expected_cost_loss, costs=costs)
+            yield from modes(BOTH, "costs", f"costs, {kind}", kind, loss, SOME)
     yield from modes(BOTH, "softmax", "kl", "soft", jaxloss.softmax_kl_divergence, WIDE)
     yield from modes(BOTH, "softmax", "js", "soft", jaxloss.softmax_js_divergence, WIDE)
     for shape, dtype in ((WIDE, jnp.float32), (NARROW, jnp.bfloat16)):

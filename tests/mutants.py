@@ -48,6 +48,7 @@ DERIVATIVES, RANKING, SPARSE = (f"tests/test_{x}.py" for x in ("derivatives", "r
 REDUCTION, METRICS, ELEMENTS = (f"tests/test_{x}.py" for x in ("reduction", "metrics", "elementwise"))
 LINEAR, ACCURACY, MASKS = (f"tests/test_{x}.py" for x in ("linear", "accuracy", "class_masks"))
 BOOSTING = "tests/test_boosting.py"
+COST = "tests/test_cost.py"
 ZERO, SHARDING, PLATFORMS = (f"tests/test_{x}.py" for x in ("zero_weights", "sharding", "linear_platforms"))
 
 MUTANTS = [
@@ -295,6 +296,29 @@ MUTANTS = [
     Mutant("_core/projection.py", "(1 - t) * over + t * under", "(1 - t) * over", f"{VALUES} {EDGES} -k sparsemax"),
     Mutant("_core/newton.py", "jnp.finfo(top.dtype).eps / 4", "1e-2", SPARSE),
     Mutant("_core/newton.py", "1 + b * y\n", "1 - b * y\n", SPARSE),
+    # Expected costs, the multi-class hinge, ordered classes.
+    Mutant(
+        "_core/costs.py", "jnp.where(jnp.abs(cost - expected) <= NEAR * expected, cost, expected)", "expected", COST
+    ),
+    Mutant("_core/costs.py", "return above - classes.spread(classes.sum(p * above))", "return above", COST),
+    Mutant("_core/costs.py", "rest + (1 + lower_rest) * weight", "rest + lower_rest * weight", COST),
+    Mutant("_core/costs.py", "total + lower_total * weight", "total + lower_total", COST),
+    Mutant("_core/costs.py", "value * tangents[2] + tangents[3]", "value * tangents[2]", COST),
+    Mutant("_core/costs.py", "truth.p * above * (truth.q - truth.p)", "truth.p * above", f"{COST} {DERIVATIVES}"),
+    Mutant("_core/costs.py", "mixed(classes, one_hot, tangents[0])", "mixed(classes, one_hot, table)", COST),
+    Mutant("_core/hinges.py", "jnp.where(jnp.abs(difference) <= 2 * margin, lost, 0)", "0", COST),
+    Mutant("_core/hinges.py", "classes.spread(1 / jnp.maximum(number, 1))", "1", COST),
+    Mutant("_core/hinges.py", "(of_first - pulled) * each", "of_first * each", COST),
+    Mutant("_core/hinges.py", "(height > 0)", "(height >= 0)", COST),
+    Mutant("_core/hinges.py", "jnp.where(gap == 0, a[1] + b[1], ", "jnp.where(gap < 0, a[1] + b[1], ", COST),
+    Mutant("_core/hinges.py", "jnp.where(a[0] == b[0], -jnp.inf, lower)", "lower", COST),
+    Mutant("_core/ordinal.py", "-value * (1 + value)", "-value", COST),
+    Mutant("_core/ordinal.py", "small = step < 0.7", "small = step < 0.0", COST),
+    Mutant("_core/ordinal.py", "jnp.where(u >= v, size, -size)", "size", COST),
+    Mutant("_core/ordinal.py", "first - second", "first + second", COST),
+    Mutant(
+        "_core/ordinal.py", "jnp.where(counts, edges.upper - edges.lower, jnp.inf)", "edges.upper - edges.lower", COST
+    ),
     # Rows in chunks.
     Mutant("_core/chunks.py", "-(-size // chunk_rows)", "size // chunk_rows", LINEAR),
     Mutant("_core/chunks.py", "< self.size\n", "<= self.size\n", LINEAR),

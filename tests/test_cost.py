@@ -83,6 +83,23 @@ def test_a_right_and_a_wrong_row_keep_their_digits():
     np.testing.assert_allclose(gradient, [[-2 * e, e, e], [e, -e, e * e]], rtol=1e-5)
 
 
+@pytest.mark.optimized
+def test_tied_wrong_classes_keep_their_digits():
+    """They share all but e of the probability; the mean of their one cost, as it rounds, may be off by more than e."""
+    e = np.exp(np.float64(-30))
+
+    @jax.jit
+    def gradient(logits, cost):
+        costs = cost * (1 - jnp.eye(len(logits)))
+        return jax.grad(lambda z: jaxloss.expected_cost_loss(z, jnp.array(0), costs=costs))(logits)
+
+    for ties in (3, 5, 6, 7):
+        logits = jnp.zeros(ties + 1).at[0].set(-30)
+        for cost in np.float32([0.3, 0.7, 1.1, 1.3]):
+            expected = cost * e / ties * np.append(-1, np.full(ties, 1 / ties))
+            np.testing.assert_allclose(gradient(logits, cost), expected, rtol=34 * EPS)
+
+
 def test_the_expected_distance_of_a_model_of_scikit_learn(rng):
     x, y = rng.normal(size=(60, 3)), rng.integers(0, SIZE, 60)
     model = LogisticRegression(max_iter=200).fit(x, y)
@@ -303,3 +320,27 @@ def test_ordered_classes_have_the_numbers_of_statsmodels():
     value, gradient = jaxloss.per_example_value_and_grad(ORDERED)(coefficient * x, y, cutpoints)
     np.testing.assert_allclose(-value, likelihoods, rtol=1e-6)
     np.testing.assert_allclose(-gradient * x, slopes, rtol=1e-5)
+
+
+def test_second_derivatives_by_everything(x64, rng):
+    """In float64 against automatic differentiation of the textbook formulas."""
+    table, z, theta = rng.uniform(0, 5, (4, 4)), rng.normal(size=4), np.array([-1.0, 0.5, 1.25])
+    shares = rng.dirichlet(np.ones(4))
+
+    def plain_cost(z, table, t):
+        return t @ table @ jax.nn.softmax(z)
+
+    def plain_ordered(f, theta, t):
+        at_most = jax.nn.sigmoid(theta - f)
+        return -t @ jnp.log(jnp.diff(at_most, prepend=0.0, append=1.0))
+
+    pairs = [
+        (lambda z, table, t: COST(z, t, costs=table), plain_cost, z, table),
+        (lambda f, theta, t: ORDERED(f, t, theta), plain_ordered, np.float64(0.3), theta),
+    ]
+    for ours, plain, *given in pairs:
+        for t in (shares, np.eye(4)[2]):
+            got, expected = (jax.jit(jax.hessian(f, (0, 1)))(*map(jnp.asarray, given), t) for f in (ours, plain))
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), got, expected)
+        by_id = jax.jit(jax.hessian(lambda *x, f=ours: f(*x, jnp.array(2)), (0, 1)))(*map(jnp.asarray, given))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), by_id, expected)

@@ -20,6 +20,10 @@ READS = {  # family -> labels -> (value, gradient)
     "softmax, other functions": {"ids": (1, 3), "soft": (3, 6)},
     "softmax, other functions, smoothing": {"ids": (2, 4)},
     "sigmoid": {"ids": (1, 2), "soft": (2, 3)},
+    "hinge": {"ids": (1, 3), "soft": (3, 8)},
+    # The table's rows of ids are read where they are used. A distribution's product with it is stored, in float32. The
+    # gradient needs a mean of differences to the expected cost, which has to be known before.
+    "costs": {"ids": (1, 4.1), "soft": (6, 13)},
 }
 SLACK = 0.12
 LOOPS = {  # on GPU [65536, 1000]: Newton steps of as many reads; blocks of 32 labels; sorts
@@ -32,7 +36,13 @@ LOOPS = {  # on GPU [65536, 1000]: Newton steps of as many reads; blocks of 32 l
     "zlpr": 9.5,
     "hamming": 3.1,
 }
-HELD = {"entmax": 2.1, "logistic": 15, "hinge": 11.5, "lsep": 1.1}  # of the bytes of bfloat16 logits; a sort's operands
+HELD = {
+    "entmax": 2.1,
+    "logistic": 15,
+    "hinge": 11.5,
+    "lsep": 1.1,
+    "costs, soft": 2.1,
+}  # of the bytes of bfloat16 logits; a sort's operands
 
 
 def most(family: str, name: str, kind: str, mode: str) -> float:
