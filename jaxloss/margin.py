@@ -163,12 +163,12 @@ def multiclass_hinge_loss(
 ) -> jax.Array:
     """Multi-class hinge loss of Crammer and Singer: how far the true class falls short of leading by a margin.
 
-      loss = max(0, margin + z_m - z_y)  for an id y,  m being the class j != y of the largest z_j
-      loss = sum_c t_c (loss of the id c)  for a distribution t
+      loss = max(0, margin + z_m - z_y)  for an id y
+      loss = sum_c t_c h_c  for a distribution t,  where h_c is the loss of the id c
       dloss/dz_y = -1,  dloss/dz_m = 1  where the loss is above 0
 
-    Several classes that share the largest logit share its slope evenly. At the kink the gradient is 0. The Hessian is
-    0. With a margin of 0 it is the multi-class perceptron loss.
+    m is the class of the largest logit but y. Several classes that share that logit share its slope evenly. At the kink
+    the gradient is 0. The Hessian is 0. With a margin of 0 it is the multi-class perceptron loss.
 
     Args:
       logits: float array [*batch, C], a score of each class; -inf is a class that cannot be.
