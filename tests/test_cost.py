@@ -199,20 +199,26 @@ def test_checkify_names_costs_and_cutpoints():
 
 
 def test_ties_at_the_top_share_the_slope_of_the_hinge():
-    logits = jnp.array([[1.0, 1.0, 1.0, 0.0], [2.0, 1.0, 1.0, 1.0], [1.0, 0.0, -1.0, -1.0], [1.0, 0.5, 0.5, -1.0]])
-    ids = jnp.array([0, 0, 0, 0])
-    third = 1 / 2
-    expected = [[-1, third, third, 0], [0, 0, 0, 0], [0, 0, 0, 0], [-1, third, third, 0]]
+    logits = jnp.array(
+        [[1.0, 1, 1, 0], [2, 1, 1, 1], [1, 0, -1, -1], [1, 0.5, 0.5, -1], [0.5, 0.5, 0.5, 1], [0.5, 1, 0.5, -3]]
+    )
+    ids = jnp.array([0, 0, 0, 0, 3, 1])
+    third = 1 / 3
+    expected = np.zeros((6, 4))
+    expected[0] = expected[3] = [-1, 0.5, 0.5, 0]
+    expected[4:] = [[third, third, third, -1], [0.5, -1, 0.5, 0]]
     for labels in (ids, jax.nn.one_hot(ids, 4)):
         value, gradient = jaxloss.per_example_value_and_grad(HINGE)(logits, labels)
-        np.testing.assert_array_equal(value, [1, 0, 0, 0.5])  # the kink at a lead of exactly 1
-        np.testing.assert_array_equal(gradient, expected)
-    soft = jnp.array([[0.5, 0.25, 0.0, 0.25]] * 4)
-    ours = jax.grad(lambda z: jnp.sum(HINGE(z, soft)))(logits)
-    each = sum(soft[0, c] * jax.grad(lambda z: jnp.sum(HINGE(z, ids + c)))(logits) for c in range(4))  # noqa: B023
-    np.testing.assert_allclose(ours, each, atol=1e-7)
-    kinks = jax.grad(lambda m: jnp.sum(HINGE(logits, ids, margin=m)))
-    assert kinks(1.0) == 2
+        np.testing.assert_array_equal(value, [1, 0, 0, 0.5, 0.5, 0.5])  # the kink at a lead of exactly 1
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+    soft = jnp.array([[0.5, 0.25, 0.0, 0.25]] * 6)
+    every = jnp.tile(jnp.arange(4), (6, 1))
+
+    def by_ids(z):
+        return jnp.sum(soft * jax.vmap(lambda y: HINGE(z, y), 1, 1)(every))
+
+    np.testing.assert_allclose(jax.grad(lambda z: jnp.sum(HINGE(z, soft)))(logits), jax.grad(by_ids)(logits), atol=1e-7)
+    assert jax.grad(lambda m: jnp.sum(HINGE(logits, ids, margin=m)))(1.0) == 4
 
 
 @pytest.mark.optimized

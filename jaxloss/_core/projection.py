@@ -113,7 +113,8 @@ def young_loss(simplex: Simplex, d: jax.Array, t: jax.Array, alpha: Alpha, at: j
             both = root_t + jnp.maximum(base, 0)
             terms = 2 / 3 * jnp.square(e / or_one(both)) * (both + root_t) + slack
     # The label's term may be larger than all others together, and each of those would be rounded to its last digit.
-    return sum(split_sums(classes, terms, t > 0))
+    sums = split_sums(classes, terms, t > 0)
+    return sums.minor + sums.major
 
 
 def _young_terms(d, t, b, h, p, base, e) -> jax.Array:
