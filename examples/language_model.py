@@ -268,13 +268,14 @@ def draw(logs: list, curve: list, baselines: dict[str, float], costs: dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trains a language model on Python's library without its logits.")
     parser.add_argument("--steps", type=int, default=100, help="updates, each on 32 sequences of 64 words")
+    parser.add_argument("--files", type=int, help="how many of the library's files are read; all by default")
     parser.add_argument("--out", type=Path, default=Path("language_model.png"), help="where the figure goes (PNG)")
     options = parser.parse_args()
-    if options.steps < 1:
-        parser.error("--steps must be at least 1")
+    if options.steps < 1 or (options.files or 40) < 40:
+        parser.error("--steps must be at least 1, --files at least 40")
     plt.switch_backend("Agg")
 
-    pieces, held_pieces = library_pieces()
+    pieces, held_pieces = library_pieces(options.files)
     frequent = collections.Counter(word for piece in pieces for word in piece).most_common(WORDS)
     ids = {word: i for i, (word, _) in enumerate(frequent, UNKNOWN + 1)}
     classes = len(ids) + 1

@@ -20,6 +20,7 @@ FAST = {
     f"test_{name}.py"
     for name in (
         "boosting",
+        "check",
         "class_masks",
         "coming_from",
         "cost",
@@ -77,6 +78,15 @@ def _with_plain_loops(*args, **kwargs):
     options = _options(*args, **kwargs)
     options.env_option_overrides = [*options.env_option_overrides, PLAIN]
     return options
+
+
+def environment() -> dict[str, str]:
+    """Of a process that a test starts, for the least effort there."""
+    if EVERYTHING:
+        return dict(os.environ)
+    name, value = PLAIN
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --{name}={str(value).lower()}" if _known() else ""
+    return {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **({"XLA_FLAGS": flags} if flags else {})}
 
 
 def drop() -> None:

@@ -1,7 +1,6 @@
 """`python -m jaxloss`: it holds here, it says what breaks, and it counts units rightly."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import jaxloss
 from jaxloss import __main__ as command
 from jaxloss import _check as check
+from tests import programs
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_whole_check_as_a_user_runs_it(tmp_path):
     path = tmp_path / "check.json"
     line = [sys.executable, "-W", "error", "-m", "jaxloss", "--json", str(path)]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment = {**programs.environment(), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(path.read_text())

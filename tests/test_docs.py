@@ -31,7 +31,7 @@ def test_links_between_pages_lead_somewhere(page):
     [
         ("imbalanced_digits", ["--quick"], "focal"),
         ("multilabel", ["--quick"], "focal"),
-        ("language_model", ["--steps", "2"], "Perplexity on files held out"),
+        ("language_model", ["--steps", "2", "--files", "60"], "Perplexity on files held out"),
     ],
 )
 def test_examples_run(name, options, says, tmp_path):
