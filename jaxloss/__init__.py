@@ -1,6 +1,7 @@
 """Classification losses for JAX: accurate everywhere, one contract for every loss."""
 
 from jaxloss import boosting, metrics
+from jaxloss._core.labels import TopK
 from jaxloss.cost import expected_cost_loss
 from jaxloss.derivatives import per_example_value_and_grad, per_example_value_grad_hess
 from jaxloss.divergence import softmax_js_divergence, softmax_kl_divergence
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LossSum",
     "SoftmaxStatistics",
+    "TopK",
     "asymmetric_loss",
     "balanced_class_weights",
     "balanced_label_margins",

@@ -185,7 +185,7 @@ def masked_loss(
         raise ValueError(f"{name}: `loss` must not hold a mask; got functools.partial with `where`. Pass both as one.")
     logits, labels = required(name, "logits", logits), required(name, "labels", labels)
     keep = required(name, "where", where, " Without a mask use LossSum.of(loss(logits, labels)).")
-    if labels.dtype == jnp.bool_ != keep.dtype:
+    if getattr(labels, "dtype", None) == jnp.bool_ != keep.dtype:
         raise TypeError(
             f"{name}: `where` must be boolean; got {describe(keep)}, and {describe(labels)} as `labels`. Are the two "
             "swapped? The order is (loss, logits, labels, where)."

@@ -402,3 +402,36 @@ def linear_cross_entropy(hidden, kernel, ids, weights) -> tuple:
     gap = z.max(1) + np.log(e.sum(1)) - z[rows, ids]
     losses = np.where(rest < 0.5, -np.log1p(-np.minimum(rest, 0.5)), gap)
     return np.sum(losses * weights), dz @ w.T, h.T @ dz, dz
+
+
+def events_row(name: str, logits: Sequence, ids: Sequence, probabilities: Sequence, tail: bool) -> tuple:
+    """Loss and gradient of the classes listed and, with `tail` or for mixed, of all others as one event."""
+    p = _softmax(logits)
+    events = [([int(i)], _exact(t)) for i, t in zip(ids, probabilities, strict=True)]
+    if tail or name == "mixed":
+        rest = max(1 - mp.fsum(t for _, t in events), mp.mpf(0)) if tail else mp.mpf(0)
+        events.append(([c for c in range(len(p)) if c not in list(map(int, ids))], rest))
+
+    def slope_and_value(p, t):
+        """dF/dp and F of an event."""
+        if p == 0:
+            return 0, (mp.inf if t and name != "mixed" else -0.25 * t * mp.log(0.25) if t else 0)
+        if name == "cross-entropy":
+            return -t / p, -t * mp.log(p)
+        if name == "focal":
+            return t * (2 * (1 - p) * mp.log(p) - (1 - p) ** 2 / p), -t * (1 - p) ** 2 * mp.log(p)
+        if name == "forward":
+            return -t / p, t * mp.log(t / p)
+        if name == "reverse":
+            return (mp.log(p / t) + 1, p * mp.log(p / t)) if t else (0, mp.inf)
+        m = t / 4 + 3 * p / 4
+        return 3 * mp.log(p / m) / 4, (t * mp.log(t / m) / 4 if t else 0) + 3 * p * mp.log(p / m) / 4
+
+    loss, gradient = mp.mpf(0), [mp.mpf(0)] * len(p)
+    for members, t in events:
+        total = mp.fsum(p[c] for c in members)
+        slope, value = slope_and_value(total, t)
+        loss += value
+        for j in range(len(p)):
+            gradient[j] += slope * p[j] * ((j in members) - total)
+    return loss, gradient

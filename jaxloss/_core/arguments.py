@@ -42,6 +42,7 @@ class Rows(NamedTuple):
     axes: tuple[int, ...]  # the class axes of the argument
     excluded: float  # what a class left out holds
     counts: jax.Array | None = None  # of each row with an id: False for the id of a class left out
+    kept: jax.Array | None = None  # like logits: the classes that `where` keeps
 
     def of_labels(self, x: jax.Array) -> jax.Array:
         """What the ids' shares hold, 0 for ids of classes left out; `x` of each row."""
@@ -136,7 +137,7 @@ def softmax_rows(name, logits, labels, axis, where, axis_name=None, excluded=-np
         logits = jnp.where(kept, logits, excluded)
     if keep is not None:
         logits = jnp.where(classes.spread(keep), logits, 0)
-    rows = Rows(name, classes, logits, None, None, keep, axes, excluded)
+    rows = Rows(name, classes, logits, None, None, keep, axes, excluded, None, kept)
     if labels is None:
         return rows
     is_ids = labels.ndim == len(batch)
@@ -201,13 +202,13 @@ def _check_label_kind(name, argument, logits, labels, batch, size) -> None:
     raise ValueError(f"{expected}; got {describe(labels)}.{hint}")
 
 
-def class_ids(name: str, labels: jax.Array, size: int) -> jax.Array:
+def class_ids(name: str, labels: jax.Array, size: int, key: str = "labels") -> jax.Array:
     """Labels as int32 ids; those outside [0, size) become -1, whatever their own dtype held."""
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
     inside = (labels >= 0) & (labels < size)
     ids = jnp.where(inside, labels, 0).astype(jnp.int32) - jnp.where(inside, 0, 1).astype(jnp.int32)
-    message = f"{name}: `labels` must be class ids in [0, {size}), {size} being the number of classes; got {{bad}}"
+    message = f"{name}: `{key}` must be class ids in [0, {size}), {size} being the number of classes; got {{bad}}"
     if size == 1:
         message += ". For binary labels use a sigmoid loss, of logits without that axis"
     return guard(ids, inside, message, jnp.max(labels, where=~inside, initial=jnp.iinfo(labels.dtype).min))

@@ -15,7 +15,9 @@ from jaxloss._core.arguments import Elements, Rows, softmax_rows
 from jaxloss._core.classes import pick
 from jaxloss._core.expectations import Part, Scalar, Shares, expected
 from jaxloss._core.label_odds import LabelOdds, label_odds
+from jaxloss._core.labels import TopK
 from jaxloss._core.log_odds import Odds, counted, cross_entropy, lowered
+from jaxloss._core.top_k import spread_out, top_k_loss
 
 
 class Terms(NamedTuple):
@@ -33,7 +35,10 @@ def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where,
     """Resolves labels and `options` (class weights, margins, smoothing, z-loss); margins lead the parameters."""
     class_weights, label_margins, label_smoothing, z_loss = options
     parameters = {"label_margins": label_margins, **parameters}
-    rows = softmax_rows(name, logits, labels, axis, where, axis_name)
+    top = labels if isinstance(labels, TopK) else None
+    rows = softmax_rows(name, logits, None if top else labels, axis, where, axis_name)
+    if top:
+        rows = rows._replace(targets=spread_out(rows, "labels", top))
     if label_smoothing is not None:
         rows = distributions(rows)
     given, coefficient = tuple(map(rows.parameter, parameters, parameters.values())), rows.parameter("z_loss", z_loss)
@@ -66,6 +71,9 @@ def shares_of(rows: Rows, class_weights, label_smoothing) -> Shares:
 
 def softmax_loss(scalar: Scalar, parameters: dict[str, Any], *common) -> jax.Array:
     """Losses per row of a scalar function of the log-odds; `common` arguments as `softmax_terms` takes them."""
+    name, logits, labels, *place, options = common
+    if isinstance(labels, TopK):
+        return top_k_loss(lowered(scalar), parameters, softmax_rows(name, logits, None, *place), labels, options)
     rows, given, z_loss, shares, label, weights = softmax_terms(parameters, *common)
     scalar = lowered(scalar)
     if label is not None:

@@ -75,13 +75,13 @@ class Side(NamedTuple):
         return odds.p * jnp.where(is_major(classes, row, logits), odds.q * x - minor, x - mean)
 
 
-def _terms(base: jax.Array, growth: jax.Array, x: jax.Array) -> jax.Array:
-    """The product base (exp(x) - 1 - x), with growth = base (exp(x) - 1); base may be 0 where x is large."""
+def terms_of(base: jax.Array, grown: jax.Array, x: jax.Array) -> jax.Array:
+    """The product base (exp(x) - 1 - x), with `grown` = base (exp(x) - 1); base may be 0 where x is large."""
     near = x < 1
-    return jnp.where(near, base * bregman(jnp.where(near, x, 0)), growth - base * x)
+    return jnp.where(near, base * bregman(jnp.where(near, x, 0)), grown - base * x)
 
 
-def _growth(base: jax.Array, x: jax.Array, other: jax.Array) -> jax.Array:
+def growth(base: jax.Array, x: jax.Array, other: jax.Array) -> jax.Array:
     """The difference other - base, as base (exp(x) - 1) where the two are near."""
     near = x < 1
     return jnp.where(near, base * jnp.expm1(jnp.where(near, x, 0)), other - base)
@@ -163,9 +163,9 @@ def divergence(classes: ClassAxis, pair: Pair, logits: jax.Array, targets: jax.A
     """KL(t || p): m is p."""
     model, target, d = ratios(classes, pair, jnp.zeros_like(pair.model.rest), logits, targets)
     beyond = (model.nll >= ceiling(logits.dtype)) & (target.p > 0)
-    terms = jnp.where(beyond, jnp.inf, _terms(target.p, model.p - target.p, d))
+    terms = jnp.where(beyond, jnp.inf, terms_of(target.p, model.p - target.p, d))
     minor = _minor(classes, pair.target, targets, -target.p * d)
-    value, s, minor = _sums(classes, terms, _growth(target.p, d, model.p), minor)
+    value, s, minor = _sums(classes, terms, growth(target.p, d, model.p), minor)
     value, shift = _corrected(value, 1.0, s)
     zero = jnp.zeros_like(value)
     return Divergence(value, shift, Side(value, _shifted(minor, shift, pair.target)), Side(zero, zero))
@@ -184,7 +184,7 @@ def _divergence_jvp(classes, primals, tangents):
 
     model, target, d = ratios(classes, pair_again, shift, logits, targets)
     by_targets = found.target.gradient(classes, pair_again.target, targets, target, -d)
-    change = classes.sum(_growth(target.p, d, model.p) * tangents[1] + by_targets * tangents[2])
+    change = classes.sum(growth(target.p, d, model.p) * tangents[1] + by_targets * tangents[2])
     zero = jnp.zeros_like(change)
     moved = classes.sum(jax.jvp(minor, primals[1:], tangents[1:])[1])
     return found, Divergence(change, zero, Side(change, moved), Side(zero, zero))
@@ -215,8 +215,8 @@ def mixture(p: jax.Array, t: jax.Array, d: jax.Array, weight: jax.Array) -> Mixt
     inside = jnp.clip(d, -FAR, FAR)
     over_t, over_p = _log_mean(1 - weight, weight, inside), _log_mean(weight, 1 - weight, -inside)
     over_t, over_p = jnp.where(d > FAR, d + over_p, over_t), jnp.where(d < -FAR, over_t - d, over_p)
-    of_target = _terms(t, (1 - weight) * (p - t), over_t)
-    return Mixture(-over_t, -over_p, of_target, _terms(p, weight * (t - p), over_p))
+    of_target = terms_of(t, (1 - weight) * (p - t), over_t)
+    return Mixture(-over_t, -over_p, of_target, terms_of(p, weight * (t - p), over_p))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -230,7 +230,7 @@ def jensen_shannon(
         _minor(classes, pair.target, targets, target.p * parts.target),
         _minor(classes, pair.model, logits, model.p * parts.model),
     )
-    terms = parts.of_target, parts.of_model, _growth(target.p, d, model.p), *minors
+    terms = parts.of_target, parts.of_model, growth(target.p, d, model.p), *minors
     of_target, of_model, s, minor, minor_of_model = _sums(classes, *terms)
     value, shift = _corrected(weight * of_target + (1 - weight) * of_model, weight * (1 - weight), s)
     minor = _shifted(minor, (1 - weight) * shift, pair.target)

@@ -120,8 +120,8 @@ def _expected_jvp(classes, scalar, primals, tangents):
     part = part_at(1)
     if not isinstance(moved, SymbolicZero):
         major = is_major(classes, row, logits)
-        sums = split_sums(classes, _slopes(scalar, part_at(2)), major)
-        b = _slopes(scalar, part)
+        sums = split_sums(classes, slopes_of(scalar, part_at(2)), major)
+        b = slopes_of(scalar, part)
         terms.append((b * part.truth.q - part.truth.p * sums.of_others(classes, b, major)) * moved)
     if not isinstance(changed, SymbolicZero):
         terms.append(part.limits(scalar) * changed)
@@ -141,7 +141,7 @@ def _expected_jvp(classes, scalar, primals, tangents):
 _expected.defjvp(_expected_jvp, symbolic_zeros=True)
 
 
-def _slopes(scalar: Scalar, part: Part) -> jax.Array:
+def slopes_of(scalar: Scalar, part: Part) -> jax.Array:
     """The b of each class, by the derivatives of the four forms of p over 1 - p."""
     p, q = part.truth.p, part.truth.q
     along = Odds(nll=-jnp.ones_like(p), nlc=over(p, q), p=p, q=-p)

@@ -15,9 +15,11 @@ from jaxloss._core.classes import ClassAxis
 from jaxloss._core.compose import softmax_terms
 from jaxloss._core.divergences import divergence, jensen_shannon, mixture, ratios
 from jaxloss._core.expectations import Part, Scalar
+from jaxloss._core.labels import TopK
 from jaxloss._core.log_odds import lowered, odds
 from jaxloss._core.statistics import class_odds, complement, is_major, over, split_sums
 from jaxloss._core.teachers import heated, pair_of
+from jaxloss._core.top_k import shares_of_tail, spread_out, tail_curvature
 
 
 def _slope_and_curvature(scalar: Scalar, part: Part) -> tuple[jax.Array, jax.Array]:
@@ -73,6 +75,11 @@ def softmax_hessian(scalar: Scalar) -> Callable[[Callable], Callable]:
                 is_label = rows.classes.is_label(rows.logits, rows.ids)
                 part = Part(weights, label.odds, parameters)
                 diagonal = _at_label(scalar, part, rows.classes, label.others(rows.classes), is_label)
+            if isinstance(labels, TopK) and labels.tail:
+                if any(x is not None for x in parameters):
+                    raise _no_hessian(function.__name__, "labels", "with tail=True")
+                weight = shares_of_tail(rows, given["class_weights"], given["label_smoothing"])
+                diagonal = diagonal + weight * tail_curvature(rows, "labels", labels, rows.logits)
             if coefficient is not None:
                 every = class_odds(rows.classes, rows.logits)
                 p, q = every.odds.p, every.odds.q
@@ -92,21 +99,37 @@ def kl_hessian(function: Callable) -> Callable:
     """
 
     def hessian(logits, target_logits, axis, where, *, direction, temperature, **options):
+        if isinstance(target_logits, TopK) and direction == "reverse":
+            raise _no_hessian(function.__name__, "target_logits", "in the reverse direction")
         if direction == "reverse":
             return _of_mean(function.__name__, logits, target_logits, axis, where, None, temperature, **options)
         rows = softmax_rows(function.__name__, logits, None, axis, where, options["axis_name"])
         temperature = rows.parameter("temperature", temperature)
         every = class_odds(rows.classes, heated(rows.logits, temperature)).odds
         scale = 1 if temperature is None else jnp.square(temperature)
-        return rows.restore(every.p * every.q / scale, logits)
+        diagonal = every.p * every.q
+        if isinstance(target_logits, TopK):
+            total = rows.classes.spread(rows.classes.sum(spread_out(rows, "target_logits", target_logits)))
+            heats = heated(rows.logits, temperature)
+            diagonal = total * diagonal + tail_curvature(rows, "target_logits", target_logits, heats)
+        return rows.restore(diagonal / scale, logits)
 
     return hessian
+
+
+def _no_hessian(name: str, key: str, when: str) -> TypeError:
+    return TypeError(
+        f"per_example_value_grad_hess: `{key}` of {name} must be arrays; got TopK {when}. "
+        "For gradients alone use per_example_value_and_grad; the Hessian is there for cross-entropy and forward KL."
+    )
 
 
 def js_hessian(function: Callable) -> Callable:
     """Of the Jensen-Shannon divergence, in `_of_mean`."""
 
     def hessian(logits, target_logits, axis, where, *, weight, temperature, axis_name):
+        if isinstance(target_logits, TopK):
+            raise _no_hessian(function.__name__, "target_logits", "here")
         return _of_mean(function.__name__, logits, target_logits, axis, where, weight, temperature, axis_name)
 
     return hessian

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxloss._core.arguments import check_floating, class_ids
 from jaxloss._core.functions import Frozen, freeze
+from jaxloss._core.labels import TopK
 from jaxloss._core.linear import Layer
 from jaxloss._core.meshes import Arguments, Layout
 from jaxloss._core.options import as_argument, check_given, describe, known, required, unwrapped
@@ -126,8 +127,14 @@ class Filling(NamedTuple):
 
     def ids(self, labels: Tree, where: jax.Array | None = None) -> Tree:
         """Labels of a function of jaxloss, no id being that of a class added."""
-        whole = not isinstance(labels, jax.Array) or labels.shape != self.batch
-        if whole or self.known is None or not jnp.issubdtype(labels.dtype, jnp.integer):
+        if isinstance(labels, TopK) and self.known is not None:
+            named, ids = map(jnp.asarray, (labels.probabilities, labels.ids))
+            named = named != 0 if where is None else (named != 0) & where[..., None]
+            checked = class_ids(self.name, jnp.where(named, ids, jnp.zeros_like(ids)), self.size)
+            return TopK(checked, labels.probabilities, labels.tail)
+        if not isinstance(labels, jax.Array) or labels.shape != self.batch:
+            return labels
+        if self.known is None or not jnp.issubdtype(labels.dtype, jnp.integer):
             return labels
         kept = labels if where is None else jnp.where(where, labels, jnp.zeros_like(labels))
         return class_ids(self.name, kept, self.size)

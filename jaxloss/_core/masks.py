@@ -76,7 +76,7 @@ def fitted(rows: RowShape, x: jax.Array | None, losses: jax.Array, reduce: bool 
     return rows.any(x) if reduce and losses.shape == rows.shape else x
 
 
-def neutral(name: str, rows: RowShape, where: jax.Array, logits: jax.Array, labels: jax.Array) -> list[jax.Array]:
+def neutral(name: str, rows: RowShape, where: jax.Array, logits: jax.Array, labels: jax.Array) -> list[Any]:
     """Logits and labels that are valid for any loss where left out, so that its derivatives by options are finite."""
     check_where(name, where, {rows.shape: "rows to keep", logits.shape: "elements to keep"})
 
@@ -89,4 +89,4 @@ def neutral(name: str, rows: RowShape, where: jax.Array, logits: jax.Array, labe
         other = 0.5 if jnp.issubdtype(x.dtype, jnp.floating) else 0
         return jnp.where(keep, x, jnp.asarray(other, x.dtype))
 
-    return [fill(logits), fill(labels)]
+    return [fill(logits), jax.tree.map(fill, labels)]

@@ -5,6 +5,7 @@ out of the program; one `jit`-compiled program does the rest. An option that sta
 value needs no recompilation and can be differentiated.
 """
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -18,6 +19,7 @@ import numpy as np
 
 from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.checks import check_domain
+from jaxloss._core.labels import TopK
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -63,6 +65,17 @@ class Known(NamedTuple):
     class_fill: float | None  # of one that takes shards of the classes: the entry of a class of logit -inf in labels
     hessian: Callable[..., Any] | None = None  # a function of the same arguments: the diagonal
 
+
+TOP_K = (
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels",
+    "softmax_focal_loss",
+    "poly_loss_cross_entropy",
+    "generalized_cross_entropy",
+    "softmax_kl_divergence",
+    "softmax_js_divergence",
+)
+"""Losses that take `TopK` labels."""
 
 KNOWN: dict[Callable[..., Any], Known] = {}  # by function, not by attribute: wrappers copy those
 ELSEWHERE = {
@@ -205,6 +218,11 @@ def as_argument(name: str, key: str, value: Any) -> Any:
         return None if value == option.off else float(value)
     if isinstance(value, jax.Array):
         return value
+    if isinstance(value, TopK):
+        if name not in (*TOP_K, "masked_loss"):
+            raise TypeError(f"{name}: `{key}` must be an array; got TopK, which is for {', '.join(TOP_K)}.")
+        parts = ("ids", "probabilities")
+        return dataclasses.replace(value, **{part: required(name, part, getattr(value, part)) for part in parts})
     if option is not None and isinstance(value, list | tuple):
         for x in value:
             if isinstance(x, int | float) and not option.low <= x <= option.high:

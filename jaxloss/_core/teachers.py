@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 from jaxloss._core.arguments import Rows, check_floating, compute_dtype, refuse_one_class, softmax_rows
 from jaxloss._core.divergences import Pair, divergence, jensen_shannon
+from jaxloss._core.labels import TopK
 from jaxloss._core.options import describe
 from jaxloss._core.statistics import class_row
+from jaxloss._core.top_k import top_k_divergence
 
 DIRECTIONS = ("forward", "reverse")
 
@@ -41,6 +43,8 @@ def pair_of(
 def kl_values(name, logits, target_logits, axis, where, axis_name, temperature, direction) -> jax.Array:
     """The Kullback-Leibler divergence of each row."""
     check_direction(name, direction)
+    if isinstance(target_logits, TopK):
+        return _of_top_k(direction, name, logits, target_logits, axis, where, axis_name, temperature)
     rows, pair, *given = pair_of(name, logits, target_logits, axis, where, axis_name, temperature)
     if direction == "reverse":
         pair, given = pair.swapped(), given[::-1]
@@ -49,10 +53,18 @@ def kl_values(name, logits, target_logits, axis, where, axis_name, temperature, 
 
 def js_values(name, logits, target_logits, axis, where, axis_name, temperature, weight) -> jax.Array:
     """The Jensen-Shannon divergence of each row."""
+    if isinstance(target_logits, TopK):
+        return _of_top_k("mixed", name, logits, target_logits, axis, where, axis_name, temperature, weight)
     rows, *given = pair_of(name, logits, target_logits, axis, where, axis_name, temperature)
     weight = rows.parameter("weight", weight)
     assert weight is not None
     return rows.finish(jensen_shannon(rows.classes, *given, weight).value)
+
+
+def _of_top_k(kind, name, logits, top, axis, where, axis_name, temperature, weight=None) -> jax.Array:
+    rows = softmax_rows(name, logits, None, axis, where, axis_name)
+    heats = heated(rows.logits, rows.parameter("temperature", temperature))
+    return top_k_divergence(kind, rows, heats, top, rows.parameter("weight", weight))
 
 
 def heated(logits: jax.Array, temperature: jax.Array | None) -> jax.Array:
