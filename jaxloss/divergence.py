@@ -6,6 +6,7 @@ import jax
 
 from jaxloss._core.annotations import ArrayLike, Axis, AxisName
 from jaxloss._core.hessians import js_hessian, kl_hessian
+from jaxloss._core.labels import TopK
 from jaxloss._core.options import public
 from jaxloss._core.teachers import js_values, kl_values
 
@@ -13,7 +14,7 @@ from jaxloss._core.teachers import js_values, kl_values
 @public(kl_hessian)
 def softmax_kl_divergence(
     logits: ArrayLike,
-    target_logits: ArrayLike,
+    target_logits: ArrayLike | TopK,
     axis: Axis = -1,
     where: ArrayLike | None = None,
     *,
@@ -31,11 +32,13 @@ def softmax_kl_divergence(
 
     z are the `logits`, u the `target_logits`, T the `temperature`. Forward, the model is to cover all that the target
     holds likely; in reverse, to hold likely only what the target does. Use `jax.lax.stop_gradient` for a teacher. To
-    keep the gradient's scale while T changes, multiply by T^2.
+    keep the gradient's scale while T changes, multiply by T^2. Of `TopK` targets the sums are over the classes listed
+    and the tail; without a tail KL(p || t) is infinite, and an error.
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
-      target_logits: float array of the shape of `logits`; -inf is probability 0.
+      target_logits: float array of the shape of `logits`, -inf is probability 0; or `TopK`, the classes that a teacher
+        holds likeliest, with their probabilities at this temperature.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
       where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
         counts nothing); a row left out or without classes gives loss 0, gradient 0.
@@ -54,6 +57,7 @@ def softmax_kl_divergence(
     Identities:
       0 for equal logits; forward, `softmax_cross_entropy` with labels t, less the entropy of t.
       Reverse is forward with `logits` and `target_logits` exchanged.
+      `TopK` of all classes, in any order, is the whole distribution.
 
     Example:
       >>> import jax.numpy as jnp, jaxloss
@@ -71,7 +75,7 @@ def softmax_kl_divergence(
 @public(js_hessian)
 def softmax_js_divergence(
     logits: ArrayLike,
-    target_logits: ArrayLike,
+    target_logits: ArrayLike | TopK,
     axis: Axis = -1,
     where: ArrayLike | None = None,
     *,
@@ -90,11 +94,12 @@ def softmax_js_divergence(
     z are the `logits`, u the `target_logits`, w the `weight`, T the `temperature`. Unlike the Kullback-Leibler
     divergence it is bounded, whatever class has probability 0. loss / w tends to `softmax_kl_divergence` as w goes to
     0, and loss / (1 - w) to the reverse one as w goes to 1; the GKD trainers of TRL and Liger Kernel, whose beta is w,
-    take those in the place of the limits, which are 0.
+    take those in the place of the limits, which are 0. Of `TopK` targets without a tail, t is 0 at the other classes.
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
-      target_logits: float array of the shape of `logits`; -inf is probability 0.
+      target_logits: float array of the shape of `logits`, -inf is probability 0; or `TopK`, the classes that a teacher
+        holds likeliest, with their probabilities at this temperature.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
       where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
         counts nothing); a row left out or without classes gives loss 0, gradient 0.
@@ -112,7 +117,8 @@ def softmax_js_divergence(
 
     Identities:
       0 for equal logits; the entropy of (w, 1 - w) where no class has a share in both distributions.
-      1 - w with `logits` and `target_logits` exchanged.
+      That of weight 1 - w with `logits` and `target_logits` exchanged.
+      `TopK` of all classes, in any order, is the whole distribution.
 
     Example:
       >>> import jax.numpy as jnp, jaxloss

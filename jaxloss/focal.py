@@ -12,13 +12,14 @@ from jaxloss._core import log_odds as scalars
 from jaxloss._core.annotations import ArrayLike, Axis, AxisName
 from jaxloss._core.compose import softmax_loss
 from jaxloss._core.hessians import softmax_hessian
+from jaxloss._core.labels import TopK
 from jaxloss._core.options import public
 
 
 @public(softmax_hessian(scalars.focal))
 def softmax_focal_loss(
     logits: ArrayLike,
-    labels: ArrayLike,
+    labels: ArrayLike | TopK,
     axis: Axis = -1,
     where: ArrayLike | None = None,
     *,
@@ -42,7 +43,8 @@ def softmax_focal_loss(
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
-      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0; or
+        `TopK`, the classes that a teacher holds likeliest.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
       where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
         counts nothing); a row left out or without classes gives loss 0, gradient 0.
@@ -85,7 +87,7 @@ def softmax_focal_loss(
 @public(softmax_hessian(scalars.poly))
 def poly_loss_cross_entropy(
     logits: ArrayLike,
-    labels: ArrayLike,
+    labels: ArrayLike | TopK,
     axis: Axis = -1,
     where: ArrayLike | None = None,
     *,
@@ -105,7 +107,8 @@ def poly_loss_cross_entropy(
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
-      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0; or
+        `TopK`, the classes that a teacher holds likeliest.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
       where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
         counts nothing); a row left out or without classes gives loss 0, gradient 0.
@@ -145,7 +148,7 @@ def poly_loss_cross_entropy(
 @public(softmax_hessian(scalars.generalized_cross_entropy))
 def generalized_cross_entropy(
     logits: ArrayLike,
-    labels: ArrayLike,
+    labels: ArrayLike | TopK,
     axis: Axis = -1,
     where: ArrayLike | None = None,
     *,
@@ -165,7 +168,8 @@ def generalized_cross_entropy(
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
-      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0; or
+        `TopK`, the classes that a teacher holds likeliest.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
       where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
         counts nothing); a row left out or without classes gives loss 0, gradient 0.

@@ -12,13 +12,14 @@ from jaxloss._core import log_odds as scalars
 from jaxloss._core.annotations import ArrayLike, Axis, AxisName
 from jaxloss._core.compose import softmax_loss
 from jaxloss._core.hessians import softmax_hessian
+from jaxloss._core.labels import TopK
 from jaxloss._core.options import public
 
 
 @public(softmax_hessian(scalars.cross_entropy))
 def softmax_cross_entropy(
     logits: ArrayLike,
-    labels: ArrayLike,
+    labels: ArrayLike | TopK,
     axis: Axis = -1,
     where: ArrayLike | None = None,
     *,
@@ -37,7 +38,8 @@ def softmax_cross_entropy(
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
-      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0; or
+        `TopK`, the classes that a teacher holds likeliest.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
       where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
         counts nothing); a row left out or without classes gives loss 0, gradient 0.
@@ -58,7 +60,7 @@ def softmax_cross_entropy(
       TypeError, ValueError: while tracing, for dtypes, shapes and Python numbers that are not as said here.
 
     Identities:
-      Class ids, their one-hot rows and equal soft labels give the same loss and gradient.
+      Class ids, their one-hot rows, equal soft labels and `TopK` labels without a tail give the same loss and gradient.
       Two classes: `sigmoid_binary_cross_entropy` of the difference of the logits.
       label_margins = m, of an id y: the loss without it of logits from whose entry y m_y was taken.
 
@@ -79,7 +81,7 @@ def softmax_cross_entropy(
 @public(softmax_hessian(scalars.cross_entropy))
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
-    labels: ArrayLike,
+    labels: ArrayLike | TopK,
     axis: Axis = -1,
     where: ArrayLike | None = None,
     *,
@@ -96,7 +98,8 @@ def softmax_cross_entropy_with_integer_labels(
 
     Args:
       logits: float array [*batch, C], unnormalized log-probabilities; -inf is probability 0.
-      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0.
+      labels: integer ids [*batch] in [0, C), or a distribution of the shape of `logits`, any dtype, entries >= 0; or
+        `TopK`, the classes that a teacher holds likeliest.
       axis: the class axis of `logits`; a tuple of axes (None for all) is one class axis, flattened in that order.
       where: boolean [*batch], rows to keep, or of the shape of `logits`, classes to keep (a label's share of the others
         counts nothing); a row left out or without classes gives loss 0, gradient 0.

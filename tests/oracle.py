@@ -421,7 +421,7 @@ def events_row(name: str, logits: Sequence, ids: Sequence, probabilities: Sequen
         if name == "focal":
             return t * (2 * (1 - p) * mp.log(p) - (1 - p) ** 2 / p), -t * (1 - p) ** 2 * mp.log(p)
         if name == "forward":
-            return -t / p, t * mp.log(t / p)
+            return -t / p, t * mp.log(t / p) if t else 0
         if name == "reverse":
             return (mp.log(p / t) + 1, p * mp.log(p / t)) if t else (0, mp.inf)
         m = t / 4 + 3 * p / 4

@@ -40,6 +40,7 @@ FAST = {
         "second_derivatives",
         "sharding",
         "sparse",
+        "teachers",
         "transforms",
         "values",
         "zero_weights",

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 import jaxloss
+from jaxloss._core.labels import TOP_K
 
 ROOT = Path(__file__).parent.parent
 FUNCTIONS = [name for name in jaxloss.__all__ if inspect.isfunction(getattr(jaxloss, name))]
 SHARED = re.compile(r"^      (\w+): ((?:.+\n)(?:        .+\n)*)", re.MULTILINE)
+TEACHERS = "; or\n        `TopK`, the classes that a teacher holds likeliest.\n"
 functions = pytest.mark.parametrize("name", FUNCTIONS)
 
 
@@ -81,7 +83,9 @@ def test_shared_arguments_are_described_in_the_same_words(family):
         if function.__module__.split(".")[1] not in MODULES[family]:
             continue
         for argument, text in SHARED.findall(function.__doc__):
-            words.setdefault(argument, set()).add(text)
+            known = text.replace(TEACHERS, ".\n")
+            assert argument != "labels" or (known != text) == (name in TOP_K), name
+            words.setdefault(argument, set()).add(known)
     if family == "sigmoid":
         words = {k: v for k, v in words.items() if k in ("pos_weight", "alpha", "label_smoothing")}
     for argument in (

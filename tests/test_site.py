@@ -17,7 +17,7 @@ from tests.site import DOCS, NAMES, SITE
 
 ROOT = Path(__file__).parent.parent
 WITHOUT_FORMULA = {
-    "LossSum", "SoftmaxStatistics", "masked_loss", "per_example_value_and_grad", "per_example_value_grad_hess",
+    "LossSum", "SoftmaxStatistics", "TopK", "masked_loss", "per_example_value_and_grad", "per_example_value_grad_hess",
     "softmax_statistics",
 }  # fmt: skip
 

@@ -7,6 +7,17 @@ import jax
 
 from jaxloss._core.annotations import ArrayLike
 
+TOP_K = (
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels",
+    "softmax_focal_loss",
+    "poly_loss_cross_entropy",
+    "generalized_cross_entropy",
+    "softmax_kl_divergence",
+    "softmax_js_divergence",
+)
+"""Losses that take `TopK` labels."""
+
 
 @partial(jax.tree_util.register_dataclass, data_fields=["ids", "probabilities"], meta_fields=["tail"])
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class TopK:
       >>> probabilities, ids = jax.lax.top_k(jax.nn.softmax(teacher), 2)
       >>> labels = jaxloss.TopK(ids, probabilities, tail=True)
       >>> print(jaxloss.softmax_cross_entropy(jnp.array([[3.0, 1.0, 1.0, 1.0]]), labels))
-      [0.7015506]
+      [0.6396224]
     """
 
     ids: ArrayLike

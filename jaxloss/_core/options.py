@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxloss._core.annotations import ArrayLike
 from jaxloss._core.checks import check_domain
-from jaxloss._core.labels import TopK
+from jaxloss._core.labels import TOP_K, TopK
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -65,17 +65,6 @@ class Known(NamedTuple):
     class_fill: float | None  # of one that takes shards of the classes: the entry of a class of logit -inf in labels
     hessian: Callable[..., Any] | None = None  # a function of the same arguments: the diagonal
 
-
-TOP_K = (
-    "softmax_cross_entropy",
-    "softmax_cross_entropy_with_integer_labels",
-    "softmax_focal_loss",
-    "poly_loss_cross_entropy",
-    "generalized_cross_entropy",
-    "softmax_kl_divergence",
-    "softmax_js_divergence",
-)
-"""Losses that take `TopK` labels."""
 
 KNOWN: dict[Callable[..., Any], Known] = {}  # by function, not by attribute: wrappers copy those
 ELSEWHERE = {
