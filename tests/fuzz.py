@@ -106,6 +106,8 @@ def calls(draw, of=tuple(cases.ALL), kinds=("ids", "onehot", "soft"), regimes=No
     kind = "onehot" if kind == "ids" and size == 1 else kind
     kind = "multihot" if kind == "soft" and not case.soft else kind
     allowed = TAME if case in cases.PROBABILITIES else FINITE if case in cases.RANKING else tuple(REGIMES)
+    if case.name == "multiclass_hinge":  # XLA flushes subnormal numbers, and ties have a slope of their own
+        allowed = tuple(regime for regime in allowed if regime != "subnormal")
     allowed = tuple(regime for regime in regimes or allowed if regime in allowed)
     names = tuple(draw(st.lists(st.sampled_from(allowed), min_size=ROWS, max_size=ROWS)))
     seed = draw(st.integers(0, 2**32 - 1))

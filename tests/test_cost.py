@@ -312,6 +312,11 @@ def test_ordered_classes_at_the_edges(rng):
     tied, falling = jnp.array([1.0, 1.0]), jnp.array([1.0, 0.5])
     np.testing.assert_array_equal(jnp.isinf(ORDERED(jnp.zeros(3), jnp.arange(3), tied)), [False, True, False])
     np.testing.assert_array_equal(jnp.isnan(ORDERED(jnp.zeros(3), jnp.arange(3), falling)), [False, True, False])
+    by_row = jax.vmap(jax.value_and_grad(ORDERED, 2), (0, 0, None))(jnp.zeros(3), jnp.eye(3), tied)
+    np.testing.assert_array_equal(jnp.isinf(by_row[0]), [False, True, False])
+    assert np.isfinite(by_row[1][::2]).all()  # the class without a width has no share there
+    weights = jnp.array([1.0, 0, 1])
+    np.testing.assert_array_equal(ORDERED(jnp.zeros(1), jnp.array([1]), tied, class_weights=weights), [0])
     assert ORDERED(jnp.zeros(2, jnp.bfloat16), jnp.zeros(2, jnp.int32), cutpoints).dtype == jnp.float32
     one = ORDERED(scores, ids % 2, jnp.array([0.25]))
     np.testing.assert_allclose(one, jaxloss.sigmoid_binary_cross_entropy(scores - 0.25, ids % 2), rtol=1e-6)
