@@ -224,6 +224,10 @@ NAMED = {
         lambda: CE(**{"input": Z, "target": Y}),
         r"unexpected keyword argument 'input'; .* For `input` use logits\. For `target` use labels\.",
     ),
+    "names of costs": (
+        lambda: jaxloss.expected_cost_loss(Z, Y, **{"cost_matrix": jnp.ones((4, 4))}),
+        r"'cost_matrix'; it takes logits, labels, .*costs.* For `cost_matrix` use costs",
+    ),
     "weight of positives": (
         lambda: jaxloss.sigmoid_focal_loss(Z, Z, **{"pos_weight": 2.0}),
         r"For `pos_weight` use alpha of sigmoid_focal_loss",

@@ -82,6 +82,8 @@ ELSEWHERE = {
     "tau": "logits + jaxloss.logit_adjustments(counts, tau)",
     "gamma_neg": "gamma_negative of asymmetric_loss",
     "gamma_pos": "gamma_positive of asymmetric_loss",
+    "cost_matrix": "costs of expected_cost_loss",
+    "thresholds": "cutpoints of ordered_logistic_loss",
     "dim": "axis",
     "input": "logits",
     "target": "labels",
