@@ -10,6 +10,7 @@ or a reason in `EQUIVALENT`. The exit status is 1 if there is one without. An ho
 
 import argparse
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -21,7 +22,7 @@ from typing import NamedTuple
 from tests import operators
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 900  # seconds for the tests of a mutant
+LIMIT = 400  # seconds of processor time for the tests of a mutant, in which those of the package as it is end
 
 
 class Mutant(NamedTuple):
@@ -423,12 +424,12 @@ def run(mutant: Mutant) -> tuple[bool, float, str]:
         log = copy / "log"
         # A fork has what is imported already, except this package and its tests.
         if (child := os.fork()) == 0:
-            signal.alarm(LIMIT)
+            resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT + 5))
             _test(copy, mutant.tests, log)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         failed = [line for line in log.read_text().splitlines() if line.startswith(("FAILED", "ERROR"))]
     by = failed[0].split(" - ")[0].split("::", 1)[-1] if failed else ""
-    killed = status in (1, -signal.SIGALRM)  # a loop without end is noticed, too
+    killed = status in (1, -signal.SIGXCPU)  # a loop without end is noticed, too
     return killed, time.monotonic() - start, by if status in (0, 1) else f"pytest ended with {status}"
 
 
