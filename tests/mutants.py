@@ -56,7 +56,7 @@ MUTANTS = [
     # The odds of a label among the other classes.
     Mutant("_core/label_odds.py", "gap - log_rest)", "gap + log_rest)", VALUES),
     Mutant("_core/label_odds.py", "jnp.where(best == -jnp.inf, 0, rest)", "rest", f"{EDGES} -k one_class"),
-    Mutant("_core/label_odds.py", "a[2] + b[2]", "a[2]", f"{EDGES} -k one_class"),
+    Mutant("_core/label_odds.py", "a[2] + b[2]", "a[2]", f"{EDGES} -k read"),
     Mutant(
         "_core/label_odds.py",
         "jnp.exp(-gap) * jnp.where(first, b[1], a[1])",
@@ -96,7 +96,7 @@ MUTANTS = [
         "_core/label_odds.py",
         "return best, every - jnp.exp(jnp.minimum(label - shift, 0)), label",
         "return best, every, label",
-        f"{ACCURACY} -k wide",
+        f"{VALUES} -k many_classes",
     ),
     Mutant(
         "_core/label_odds.py",

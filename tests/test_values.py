@@ -39,6 +39,16 @@ OPTIONS = [{}, {"label_smoothing": 0.2}, {"class_weights": np.arange(1.0, 6), "z
 TAKEN = [(case, options) for case in cases.ALL for options in OPTIONS if not options or case.takes(**options)]
 
 
+def test_a_value_without_a_gradient_of_many_classes(rng):
+    """On CPU, from 8192 classes on, the label is in the sum of all classes and taken out of it again."""
+    z = rng.normal(size=(3, 192 * 129)).astype(np.float32)
+    ids = np.array([5, 129, 24767])
+    z[np.arange(3), ids] = 9, 7, -3  # of the sum nearly a third, a twentieth and nothing
+    wide = z.astype(np.float64)
+    expected = logsumexp(wide, axis=1) - wide[np.arange(3), ids]
+    np.testing.assert_allclose(jaxloss.softmax_cross_entropy(z, ids), expected, rtol=64 * 2.0**-24)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_blocks_of_many_classes(axis, rng):
     """On CPU, from 8192 classes on."""
