@@ -71,7 +71,7 @@ def softmax_cross_entropy(
 
     Reference:
       Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.3; label_margins: Cao et al., Learning
-      Imbalanced Datasets with Label-Distribution-Aware Margin Loss (2019), equation 13, without its scale.
+      Imbalanced Datasets with Label-Distribution-Aware Margin Loss (2019), equations 12 and 13.
     """
     options = (class_weights, label_margins, label_smoothing, z_loss)
     common = ("softmax_cross_entropy", logits, labels, axis, where, axis_name, options)
