@@ -50,6 +50,7 @@ REDUCTION, METRICS, ELEMENTS = (f"tests/test_{x}.py" for x in ("reduction", "met
 LINEAR, ACCURACY, MASKS = (f"tests/test_{x}.py" for x in ("linear", "accuracy", "class_masks"))
 BOOSTING = "tests/test_boosting.py"
 COST = "tests/test_cost.py"
+TEACHERS = "tests/test_teachers.py"
 ZERO, SHARDING, PLATFORMS = (f"tests/test_{x}.py" for x in ("zero_weights", "sharding", "linear_platforms"))
 
 MUTANTS = [
@@ -221,6 +222,20 @@ MUTANTS = [
         f"{EDGES} -k between_two",
     ),
     Mutant("_core/hessians.py", "q * share - p * above_mean(share)", "q * share", f"{ACCURACY} -k divergence"),
+    # Labels of k classes.
+    Mutant("_core/events.py", "beside + each.spread(b_rest)", "beside", f"{TEACHERS} -k oracle"),
+    Mutant("_core/events.py", "b_rest * found.rest.q) + gradient", "b_rest) + gradient", f"{TEACHERS} -k oracle"),
+    Mutant("_core/events.py", "of_rest - of_listed))", "of_rest - mean))", f"{TEACHERS} -k both_arguments"),
+    Mutant("_core/events.py", "return nan_where(events.wrong, total)", "return total", f"{TEACHERS} -k wrong_ids"),
+    Mutant("_core/top_k.py", "jnp.any(again, -1)", "jnp.any(again & False, -1)", f"{TEACHERS} -k wrong_ids"),
+    Mutant("_core/top_k.py", "named = shares != 0", "named = shares == shares", f"{TEACHERS} -k few_classes"),
+    Mutant(
+        "_core/top_k.py",
+        "(0 if whole else 1))\n\n\ndef _reverse",
+        "0)\n\n\ndef _reverse",
+        f"{TEACHERS} -k both_arguments",
+    ),
+    Mutant("_core/top_k.py", "(p.p * p.q - s.p * s.q)", "p.p * p.q", f"{TEACHERS} -k hessian"),
     # Sums over the classes, options.
     Mutant(
         "_core/expectations.py", "[1 - self.smoothing, self.smoothing", "[1, self.smoothing", f"{OPTIONS} -k smoothing"

@@ -50,6 +50,11 @@ class Pair(NamedTuple):
         r, other = self.model.rest, self.target.rest
         return jnp.sign(r - other) * jnp.log1p(jnp.abs(r - other) / (1 + jnp.minimum(r, other)))
 
+    def again(self, turn: int) -> "Pair":
+        """The same, from which an accelerator computes what follows anew in each `turn`, and stores nothing for it."""
+        model, target = jax.tree.map(lambda x: recomputed(x, turn), self.rows)
+        return Pair(model, target, self.hot)
+
     def swapped(self) -> "Pair":
         """Of targets and logits."""
         hot = self.hot if self.hot is None else (self.hot[1], self.hot[0], self.hot[2])
@@ -131,7 +136,7 @@ def ratios(classes, pair, shift, logits, targets) -> tuple[Odds, Odds, jax.Array
 
 
 def _sums(classes: ClassAxis, *terms: jax.Array) -> tuple[jax.Array, ...]:
-    """Sums over the classes, in one read of what they are made of."""
+    """Sums over the classes, in one read of what they are made of; none shares a part with another that is stored."""
 
     def plain(*terms):
         return tuple(jnp.sum(x, classes.axis) for x in terms)
@@ -161,11 +166,19 @@ def _minor(classes: ClassAxis, row: ClassRow, logits: jax.Array, x: jax.Array) -
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def divergence(classes: ClassAxis, pair: Pair, logits: jax.Array, targets: jax.Array) -> Divergence:
     """KL(t || p): m is p."""
-    model, target, d = ratios(classes, pair, jnp.zeros_like(pair.model.rest), logits, targets)
+    none = jnp.zeros_like(pair.model.rest)
+
+    def found(turn):
+        return ratios(classes, pair.again(turn), none, logits, targets)
+
+    model, target, d = found(1)
     beyond = (model.nll >= ceiling(logits.dtype)) & (target.p > 0)
-    terms = jnp.where(beyond, jnp.inf, terms_of(target.p, model.p - target.p, d))
+    value = jnp.where(beyond, jnp.inf, terms_of(target.p, model.p - target.p, d))
+    model, target, d = found(2)
+    s = growth(target.p, d, model.p)
+    model, target, d = found(3)
     minor = _minor(classes, pair.target, targets, -target.p * d)
-    value, s, minor = _sums(classes, terms, growth(target.p, d, model.p), minor)
+    value, s, minor = _sums(classes, value, s, minor)
     value, shift = _corrected(value, 1.0, s)
     zero = jnp.zeros_like(value)
     return Divergence(value, shift, Side(value, _shifted(minor, shift, pair.target)), Side(zero, zero))
@@ -176,7 +189,7 @@ def _divergence_jvp(classes, primals, tangents):
     # By the logits p_j - t_j, as t_j (exp(d_j) - 1) where that is near 0.
     pair, logits, targets = primals
     found = divergence(classes, *primals)
-    pair_again, shift = jax.tree.map(recomputed, (pair, found.shift))
+    pair_again, shift = pair.again(4), recomputed(found.shift, 4)
 
     def minor(logits, targets):
         _, target, d = ratios(classes, pair_again, shift, logits, targets)
@@ -224,14 +237,20 @@ def jensen_shannon(
     classes: ClassAxis, pair: Pair, logits: jax.Array, targets: jax.Array, weight: jax.Array
 ) -> Divergence:
     """The sum w KL(t || m) + (1 - w) KL(p || m)."""
-    model, target, d = ratios(classes, pair, jnp.zeros_like(pair.model.rest), logits, targets)
-    parts = mixture(model.p, target.p, d, weight)
-    minors = (
-        _minor(classes, pair.target, targets, target.p * parts.target),
-        _minor(classes, pair.model, logits, model.p * parts.model),
-    )
-    terms = parts.of_target, parts.of_model, growth(target.p, d, model.p), *minors
-    of_target, of_model, s, minor, minor_of_model = _sums(classes, *terms)
+    none = jnp.zeros_like(pair.model.rest)
+
+    def found(turn):
+        model, target, d = ratios(classes, pair.again(turn), none, logits, targets)
+        return model.p, target.p, d, mixture(model.p, target.p, d, weight)
+
+    of_target, of_model = found(1)[3].of_target, found(2)[3].of_model
+    p, t, d, _ = found(3)
+    s = growth(t, d, p)
+    _, t, _, parts = found(4)
+    minor = _minor(classes, pair.target, targets, t * parts.target)
+    p, _, _, parts = found(5)
+    minor_of_model = _minor(classes, pair.model, logits, p * parts.model)
+    of_target, of_model, s, minor, minor_of_model = _sums(classes, of_target, of_model, s, minor, minor_of_model)
     value, shift = _corrected(weight * of_target + (1 - weight) * of_model, weight * (1 - weight), s)
     minor = _shifted(minor, (1 - weight) * shift, pair.target)
     minor_of_model = _shifted(minor_of_model, -weight * shift, pair.model)
@@ -244,7 +263,7 @@ def _jensen_shannon_jvp(classes, primals, tangents):
     pair, logits, targets, weight = primals
     _, by_logits, by_targets, by_weight = tangents
     found = jensen_shannon(classes, *primals)
-    pair_again, shift = jax.tree.map(recomputed, (pair, found.shift))
+    pair_again, shift = pair.again(6), recomputed(found.shift, 6)
 
     def parts(logits, targets, weight):
         model, target, d = ratios(classes, pair_again, shift, logits, targets)
