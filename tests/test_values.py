@@ -250,6 +250,15 @@ def test_margins_lower_the_logit_of_the_label(kind, rng):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, expected)
 
 
+def test_margins_of_a_teachers_classes(rng):
+    """Each class of a `TopK` label has its own margin; of all classes it is the distribution."""
+    logits, labels = cases.logits_for(None, rng), cases.labels_for(None, rng, "soft")
+    margins, (probabilities, ids) = jnp.array([0.5, -1.0, 0.0, 2.0, 0.75]), jax.lax.top_k(labels, 5)
+    run = jax.jit(jaxloss.per_example_value_and_grad(partial(jaxloss.softmax_focal_loss, label_margins=margins)))
+    found = run(logits, jaxloss.TopK(ids, probabilities))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, run(logits, labels))
+
+
 def test_margins_of_impossible_and_certain_classes():
     """No margin makes an impossible class possible, or a lone one impossible; a weight of 0 drops it as without."""
     logits, margins = jnp.array([[-jnp.inf, 0.0, 1.0], [0.0, -jnp.inf, -jnp.inf]]), jnp.array([-3.0, 1.0, 2.0])
