@@ -170,6 +170,10 @@ TABLES = {
             "4 * mean(softmax_kl_divergence(z, u, temperature=2.0))",
         ),
         Row(
+            'F.kl_div(F.log_softmax(u, 1), F.log_softmax(z, 1), log_target=True, reduction="batchmean")',
+            'mean(softmax_kl_divergence(z, u, direction="reverse"))',
+        ),
+        Row(
             'F.kl_div(F.log_softmax(z, 1), t, reduction="batchmean")',
             "mean(softmax_kl_divergence(z, jnp.log(t)))",
         ),
