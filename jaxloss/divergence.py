@@ -85,11 +85,11 @@ def softmax_js_divergence(
 ) -> jax.Array:
     """Jensen-Shannon divergence of the softmax of a target's logits and the model's, with a weight between them.
 
-      loss = w KL(t || m) + (1 - w) KL(p || m),  with  m = w t + (1 - w) p, p = softmax(z / T), t = softmax(u / T)
-      KL(a || m) = sum_c a_c (log a_c - log m_c)
-      dloss/dz_j = (1 - w) p_j (log p_j - log m_j - KL(p || m)) / T
-      dloss/du_j = w t_j (log t_j - log m_j - KL(t || m)) / T
-      dloss/dw = KL(t || m) - KL(p || m)
+      loss = w KL(t, m) + (1 - w) KL(p, m),  with  m = w t + (1 - w) p, p = softmax(z / T), t = softmax(u / T)
+      KL(a, m) = sum_c a_c (log a_c - log m_c)
+      dloss/dz_j = (1 - w) p_j (log p_j - log m_j - KL(p, m)) / T
+      dloss/du_j = w t_j (log t_j - log m_j - KL(t, m)) / T
+      dloss/dw = KL(t, m) - KL(p, m)
 
     z are the `logits`, u the `target_logits`, w the `weight`, T the `temperature`. Unlike the Kullback-Leibler
     divergence it is bounded, whatever class has probability 0. loss / w tends to `softmax_kl_divergence` as w goes to
