@@ -135,6 +135,15 @@ def test_plus_infinity_among_many_classes_and_in_other_functions(rng):
             np.testing.assert_array_equal(jax.jacrev(project)(few[0]), np.zeros((5, 5)))
 
 
+@pytest.mark.parametrize("case", cases.SIGMOID, ids=lambda case: case.name)
+def test_labels_outside_poison_infinite_logits(case):
+    """Found by fuzzing, in sparsemax_loss."""
+    for entry in jax.jit(jaxloss.per_example_value_and_grad(case.call))(
+        jnp.array([[-jnp.inf, jnp.inf, 0.5]]), jnp.array([7])
+    ):
+        assert np.isnan(entry).all()
+
+
 SIZES = [*((case, 5) for case in cases.ALL), *((case, 50257) for case in cases.SOFTMAX)]
 
 

@@ -293,7 +293,7 @@ def test_derivatives_of_all_modes_agree(call):
 @given(st.data(), calls(of=CLASSES, regimes=("normal",), dtypes=(jnp.float32,)), st.integers(1, 5))
 def test_chunks_are_the_whole(data, call, chunk_rows):
     keep = data.draw(masks((fuzz.ROWS,)))
-    kernel = jnp.asarray(call.rng.normal(size=(call.size, call.size)), jnp.float32)
+    kernel = jnp.asarray(call.rng.normal(size=(call.size, call.size)) / call.size**0.5, jnp.float32)
 
     def mean(h, k):
         return jaxloss.linear_loss(call.case.call, h, k, call.labels, where=keep, chunk_rows=chunk_rows).mean()
@@ -314,7 +314,7 @@ def capped(z):
 def test_a_mesh_is_one_device(data, call, devices):
     """Classes divide over the devices or do not; a cap of the logits is right on both."""
     keep = data.draw(masks((fuzz.ROWS,)))
-    kernel = jnp.asarray(call.rng.normal(size=(call.size, call.size)), jnp.float32)
+    kernel = jnp.asarray(call.rng.normal(size=(call.size, call.size)) / call.size**0.5, jnp.float32)
     mesh = jax.make_mesh((devices,), ("m",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     given = {"where": keep, "logits_fn": capped}
 

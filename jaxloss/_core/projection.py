@@ -245,7 +245,7 @@ def sparse_sigmoid_loss(z: jax.Array, t: jax.Array) -> jax.Array:
     half = 0.5 * jnp.where(above | below, 0, z)
     p = jnp.where(above, 1, jnp.where(below, 0, 0.5 + half))
     q = jnp.where(below, 1, jnp.where(above, 0, 0.5 - half))
-    # An infinite logit on the right side of a hard label is no 0 * inf.
-    over = jnp.where(above & ((t < 1) | (z < jnp.inf)), z, 1) - 1
-    under = jnp.where(below & ((t > 0) | (z > -jnp.inf)), -z, 1) - 1
+    # An infinite logit on the right side of a hard label is no 0 * inf; an id outside is a label NaN.
+    over = jnp.where(above & ~((t >= 1) & (z == jnp.inf)), z, 1) - 1
+    under = jnp.where(below & ~((t <= 0) & (z == -jnp.inf)), -z, 1) - 1
     return jnp.square(t * q - (1 - t) * p) + (1 - t) * over + t * under
