@@ -4,6 +4,8 @@ Each is made of a loss of jaxloss and handed over as it is. Which library calls 
 none of them is imported. docs/guide/boosting.md explains scores, probabilities and curvatures.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any, Self
@@ -184,6 +186,10 @@ def metric(loss: Callable[..., jax.Array]) -> Metric:
 
     `xgboost.train` takes it as `custom_metric`, `lightgbm.train` as `feval`, and estimators as `eval_metric`, in their
     constructor (XGBoost, CatBoost) or in `fit` (LightGBM).
+
+    LightGBM's estimators watch a metric of their own beside it, which takes scores for probabilities and misleads early
+    stopping: switch it off by `metric="None"` in the constructor. For `xgboost.train` the setting
+    `disable_default_eval_metric` switches off the root mean square error.
 
     It takes scores, as libraries hand them over where the objective is one of one's own. With an objective of theirs
     XGBoost and LightGBM hand over probabilities, of which this would be wrong.

@@ -6,6 +6,7 @@ NumPy.
 
 import copy
 import functools
+import inspect
 import pickle
 
 import jax
@@ -306,6 +307,15 @@ def test_what_is_made_shows_what_it_is():
 ERRORS = [
     (lambda: boosting.objective(None), "boosting.objective: `loss` must be a loss of jaxloss on logits"),
     (lambda: boosting.metric(jaxloss.huber_loss), "boosting.metric: `loss` must be a loss of jaxloss on logits"),
+    (lambda: boosting.objective("focal"), r"got 'focal'. Pass the function, as in functools.partial\(.*library itself"),
+    (
+        lambda: boosting.objective(lambda z, y: z),
+        "got .*<lambda>. Options go by keyword into functools.partial, in place",
+    ),
+    (lambda: boosting.objective(calls), 'got calls. .*see docs/guide/boosting.md, "A loss of your own"'),
+    (lambda: boosting.objective(jaxloss.cross_entropy), "are logits: use jaxloss.softmax_cross_entropy"),
+    (lambda: boosting.objective(jaxloss.binary_cross_entropy), "use jaxloss.sigmoid_binary_cross_entropy"),
+    (lambda: boosting.objective(jaxloss.mean), "got mean. Pass a loss, as in"),
     (lambda: boosting.objective(functools.partial(FOCAL, axis=0)), "must not hold `axis`"),
     (lambda: boosting.objective(FOCAL, curvature="hessian"), "`curvature` must be one of"),
     (lambda: boosting.objective(FOCAL, factor=0), "`factor` must be a number > 0 or None; got 0"),
@@ -317,6 +327,20 @@ ERRORS = [
     (lambda: boosting.objective(BINARY)(np.zeros(2), Table([0, -1])), r"labels must be in \[0, 1\]; got -1 in row 1"),
     (lambda: boosting.objective(FOCAL)(np.zeros((2, 3)), Table([0, 0.5])), "class ids 0 to 2; got 0.5"),
     (lambda: boosting.objective(FOCAL)(np.zeros(6), Table([0, 1])), "Flat scores"),
+    (
+        lambda: boosting.objective(functools.partial(BINARY, class_weights=[1, 20.0]))(np.zeros(20), Table([0] * 20)),
+        r"a row has one score; got shape \(2,\). For two classes use `pos_weight`, .*softmax_cross_entropy, which",
+    ),
+    (
+        lambda: boosting.initial_score(functools.partial(BINARY, pos_weight=np.ones(16)), [0, 1]),
+        "of sigmoid_binary_cross_entropy must be a scalar: a row has one score",
+    ),
+    (
+        lambda: boosting.objective(functools.partial(FOCAL, class_weights=[1, 2.0]))(
+            np.zeros((20, 3)), Table([0] * 20)
+        ),
+        r"one entry for each of the 3 classes; got shape \(2,\)",
+    ),
     (lambda: boosting.objective(FOCAL)(np.zeros(2), Table([0, 1], np.ones(3))), r"weights must have shape \(2,\)"),
     (lambda: boosting.objective(FOCAL)(None, np.zeros(2), None, None), "have no labels"),
     (lambda: boosting.initial_score(FOCAL, ["cat", "dog"]), "labels must be numbers; got dtype <U3"),
@@ -328,6 +352,19 @@ ERRORS = [
 def test_errors(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+def test_what_is_refused_but_is_a_loss_names_what_to_use():
+    for name in ("softmax_kl_divergence", "softmax_js_divergence", "ordered_logistic_loss", "huber_loss"):
+        with pytest.raises(TypeError, match=f"{name}.*(jaxloss.(softmax|expected)|library itself)"):
+            boosting.objective(getattr(jaxloss, name))
+    optax = pytest.importorskip("optax")
+    with pytest.raises(TypeError, match=r"Use jaxloss.sigmoid_binary_cross_entropy\."):
+        boosting.objective(optax.sigmoid_binary_cross_entropy)
+
+
+def test_signatures_are_short():
+    assert inspect.signature(boosting.initial_score).parameters["labels"].annotation == "ArrayLike"
 
 
 # The libraries themselves, where they are installed.
@@ -428,7 +465,7 @@ def test_lightgbm_estimators_are_saved_and_cloned(rows):
 
     x, y, w, classes, loss = rows
     options = {"num_leaves": 7, "n_estimators": 20, "verbose": -1, "n_jobs": 1}
-    model = lgb.LGBMClassifier(objective=boosting.objective(loss), **options)
+    model = lgb.LGBMClassifier(objective=boosting.objective(loss), metric="None", **options)
     metric = boosting.metric(loss)
     given = {"sample_weight": w, "eval_set": [(x, y)], "eval_sample_weight": [w]}
     fitted = clone(model).fit(x, y, **given, eval_metric=metric)
@@ -436,6 +473,7 @@ def test_lightgbm_estimators_are_saved_and_cloned(rows):
     scores = fitted.predict_proba(x, raw_score=True)
     np.testing.assert_allclose(scores, own.predict_proba(x, raw_score=True), atol=1e-3)
     (ours,), (theirs,) = (x.evals_result_.values() for x in (fitted, own))
+    assert list(ours) == [loss.__name__]  # without metric="None" also LightGBM's own, of scores as probabilities
     of_own = theirs["multi_logloss" if classes == 3 else "binary_logloss"]
     np.testing.assert_allclose(ours[loss.__name__], of_own, atol=1e-4)
     copied = pickle.loads(pickle.dumps(fitted))

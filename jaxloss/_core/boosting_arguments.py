@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloss._core.options import OPTIONS, bind, known, unwrapped
+from jaxloss._core.options import KNOWN, OPTIONS, bind, known, unwrapped
 
 XGBOOST, LIGHTGBM, CATBOOST = "XGBoost", "LightGBM", "CatBoost"
 ABSENT = "absent"
@@ -87,7 +87,7 @@ def given(name: str, loss: Any) -> Given:
     if found is None or found.hessian is None:
         raise TypeError(
             f"{name}: `loss` must be a loss of jaxloss on logits, or functools.partial of one with keyword options; "
-            f"got {loss!r}."
+            f"got {_shown(loss)}. {_instead(loss)}"
         )
     function, options = unwrapped(loss)
     for key in ("axis", "where", "axis_name"):
@@ -95,7 +95,7 @@ def given(name: str, loss: Any) -> Given:
             raise TypeError(f"{name}: `loss` must not hold `{key}`: libraries hand over whole rows of classes.")
     signature = inspect.signature(function)
     if next(iter(signature.parameters)) != "logits" or "labels" not in signature.parameters:
-        raise TypeError(f"{name}: `loss` must take logits and labels; {function.__name__} does not.")
+        raise TypeError(f"{name}: `loss` must take logits and labels; {function.__name__} does not. {_instead(loss)}")
     bind(function.__name__, signature, (None, None), options)
     traced = {
         key: np.asarray(value, np.float32 if isinstance(value, int | float) else None)
@@ -104,6 +104,42 @@ def given(name: str, loss: Any) -> Given:
     }
     static = tuple((key, value) for key, value in options.items() if key not in traced)
     return Given(function, static, traced, _by_row(function, options))
+
+
+EXAMPLE = "functools.partial(jaxloss.softmax_focal_loss, gamma=2.0)"
+OF_PROBABILITIES = "Scores of trees are logits: use jaxloss."
+INSTEAD = {
+    "cross_entropy": f"{OF_PROBABILITIES}softmax_cross_entropy.",
+    "binary_cross_entropy": f"{OF_PROBABILITIES}sigmoid_binary_cross_entropy.",
+    "negative_log_likelihood": f"{OF_PROBABILITIES}softmax_cross_entropy.",
+    "huber_loss": "For regression name a loss of the library itself.",
+    "softmax_kl_divergence": "Its gradient is that of jaxloss.softmax_cross_entropy with labels of shape [rows, C].",
+    "softmax_js_divergence": "For labels of shape [rows, C] use jaxloss.softmax_cross_entropy.",
+    "ordered_logistic_loss": "For ordered classes use jaxloss.expected_cost_loss with costs |i - j|.",
+}
+
+
+def _shown(loss: Any) -> str:
+    function, options = unwrapped(loss) if callable(loss) else (loss, {})
+    label = getattr(function, "__qualname__", repr(function))
+    return f"functools.partial of {label}" if options else label
+
+
+def _instead(loss: Any) -> str:
+    """What to give in place of what is refused."""
+    if not callable(loss):
+        strings = " A string such as 'binary:logistic' goes to the library itself." if isinstance(loss, str) else ""
+        return f"Pass the function, as in {EXAMPLE}.{strings}"
+    function = unwrapped(loss)[0]
+    name = getattr(function, "__name__", "")
+    if str(getattr(function, "__module__", "")).startswith("jaxloss"):
+        return INSTEAD.get(name, f"Pass a loss, as in {EXAMPLE}.")
+    if name != "<lambda>" and any(name == each.__name__ for each, about in KNOWN.items() if about.hessian):
+        return f"Use jaxloss.{name}."
+    return (
+        f"Options go by keyword into functools.partial, in place of a lambda: {EXAMPLE}. "
+        'For a loss of your own see docs/guide/boosting.md, "A loss of your own".'
+    )
 
 
 def _switches_off(key: str, value: Any) -> bool:
@@ -121,6 +157,7 @@ def _by_row(function: Callable, options: dict[str, Any]) -> bool:
 def labels_of(name: str, loss: Given, call: Call) -> np.ndarray:
     """Ids, a distribution over classes, or a label for each score, as the loss takes them."""
     labels, (rows, *several) = call.labels, call.scores.shape
+    _check_options(name, loss, several[0] if several else 2 if loss.by_row else None)
     if labels.ndim == 2:
         return labels.astype(np.float32)
     if not several and not loss.by_row:
@@ -135,6 +172,29 @@ def labels_of(name: str, loss: Given, call: Call) -> np.ndarray:
     highest = several[0] - 1 if several else 1
     _check(name, labels, ids, (0, highest), f"class ids 0 to {highest}")
     return ids
+
+
+ADVICE = {
+    ("sigmoid_binary_cross_entropy", "class_weights"): "`pos_weight`, the weight of class 1 over that of class 0, or "
+    "jaxloss.softmax_cross_entropy, which takes `class_weights` of two entries",
+    ("sigmoid_focal_loss", "class_weights"): "`alpha`, the weight of class 1 (1 - alpha is that of class 0), or "
+    "jaxloss.softmax_focal_loss, which takes `class_weights` of two entries",
+    ("sigmoid_binary_cross_entropy", "pos_weight"): "a number, the weight of class 1 over that of class 0",
+    ("sigmoid_focal_loss", "alpha"): "a number, the weight of class 1 (1 - alpha is that of class 0)",
+}
+
+
+def _check_options(name: str, loss: Given, classes: int | None) -> None:
+    """Options with an entry for each class, here, as the loss itself would count padded rows."""
+    for key, value in loss.traced.items():
+        if key in OPTIONS and OPTIONS[key].per_class and value.ndim and value.shape != (classes,):
+            expected = f" or have one entry for each of the {classes} classes" if classes else ": a row has one score"
+            advice = ADVICE.get((loss.function.__name__, key)) if classes is None else None
+            raise ValueError(
+                f"{name}: `{key}` of {loss.function.__name__} must be a scalar{expected}; got shape {value.shape}. "
+                + (f"For two classes use {advice}. " if advice else "")
+                + "Weights of rows go to the library, with the data."
+            )
 
 
 def _check(name: str, labels: np.ndarray, read_as: np.ndarray, bounds: tuple[float, float], expected: str) -> None:
