@@ -48,8 +48,8 @@ def softmax_kl_divergence(
         class axis; label ids are global.
 
     Returns:
-      Divergences [*batch] in nats, >= 0, not reduced; float32, or float64 for float64 logits. +inf where a class of
-      positive probability in the first distribution has a logit of -inf in the second.
+      Divergences [*batch] in nats, >= 0 but for `TopK` without a tail, not reduced; float32, or float64 for float64
+      logits. +inf where a class of positive probability in the first distribution has a logit of -inf in the second.
 
     Raises:
       TypeError, ValueError: while tracing, for dtypes, shapes and Python values that are not as said here.

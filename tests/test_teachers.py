@@ -286,7 +286,7 @@ MISUSES = {
         lambda z, y: CE(z, TopK(y.probabilities, y.ids)),
         r"must be TopK of integer ids and float.*The order is TopK\(ids, probabilities\)",
     ),
-    "of other rows": (lambda z, y: CE(z[:2], y), r"of shape \(2, 'k'\); got int32\[6,3\] and float32\[6,3\]"),
+    "of other rows": (lambda z, y: CE(z[:2], y), r"of shape \(2, k\); got int32\[6,3\] and float32\[6,3\]"),
     "too many": (lambda z, y: CE(z[:, :2], y), r"2, the number of classes, at the most"),
     "weights of a tail": (
         lambda z, y: CE(z, TopK(y.ids, y.probabilities, True), class_weights=jnp.ones(SIZE)),

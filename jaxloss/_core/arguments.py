@@ -190,7 +190,9 @@ def _check_label_kind(name, argument, logits, labels, batch, size) -> None:
         )
     hint = ""
     others = [i for i in range(logits.ndim) if labels.shape == logits.shape[:i] + logits.shape[i + 1 :]]
-    if labels.shape == (*batch, 1):
+    if labels.ndim > 1 and labels.shape[:-1] == (2, *batch):
+        hint = " Of a teacher's top k classes pass TopK(ids, probabilities)."
+    elif labels.shape == (*batch, 1):
         cast = "" if jnp.issubdtype(labels.dtype, jnp.integer) else ".astype(jnp.int32)"
         hint = f" Drop the last axis with labels[..., 0]{cast}."
     elif order := swapped(argument, logits, labels):

@@ -1,5 +1,7 @@
 """Kinds of labels that are more than an array."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import partial
 

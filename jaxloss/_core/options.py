@@ -72,6 +72,8 @@ ELSEWHERE = {
     "weights": "class_weights, or jaxloss.mean(losses, weights=...)",
     "class_weight": "class_weights",
     "sample_weight": "jaxloss.mean(losses, weights=...)",
+    "reverse": 'direction="reverse"',
+    "beta": "weight",
     "reduction": "jaxloss.mean(losses) or losses.sum(); a LossSum has .mean()",
     "ignore_index": "where=labels != ignore_index",
     "mask": "where",
@@ -155,6 +157,8 @@ def bind(name: str, signature: inspect.Signature, args: tuple, kwargs: dict[str,
         if unknown and "missing" in str(error):  # the cause: a name of another library, or one misspelt
             error = f"got an unexpected keyword argument {unknown[0]!r}"
         hints = [_meant(key, names) for key in unknown]
+        by_name = [key for key, x in signature.parameters.items() if x.kind is x.KEYWORD_ONLY and x.default is x.empty]
+        hints += [f" `{key}` goes by keyword: {key}=..." for key in by_name if key not in kwargs]
         shown = ", ".join(str(x.replace(annotation=x.empty, default=x.empty)) for x in signature.parameters.values())
         by_keyword = next((key for key, x in signature.parameters.items() if x.kind is x.KEYWORD_ONLY), None)
         shown = shown.replace(f", {by_keyword}", f", *, {by_keyword}", 1)
@@ -227,6 +231,8 @@ def as_argument(name: str, key: str, value: Any) -> Any:
 def _described(key: str, value: Any) -> str:
     """What cannot become an array, and what to do with text."""
     kind = type(value).__name__
+    if callable(value):
+        return f"a {kind}. Is the order of the arguments right?"
     if isinstance(value, dict):
         return "a dict. Of weights by class d pass jnp.array([d[c] for c in range(C)])."
     if key == "class_weights" and isinstance(value, str):

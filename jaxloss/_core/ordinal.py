@@ -95,7 +95,7 @@ def ordered_logistic(name, scores, labels, cutpoints, where, class_weights) -> j
     if cutpoints.ndim != 1 or not jnp.issubdtype(cutpoints.dtype, jnp.floating):
         raise ValueError(
             f"{name}: `cutpoints` must be a float array [C - 1], the ascending bounds between C classes; got "
-            f"{describe(cutpoints)}. For some of each row use jax.vmap."
+            f"{describe(cutpoints)}. The order is (scores, labels, cutpoints); for cutpoints of each row use jax.vmap."
         )
     dtype, batch, size = compute_dtype(scores), scores.shape, len(cutpoints) + 1
     is_ids = labels.shape == batch and jnp.issubdtype(labels.dtype, jnp.integer)
@@ -103,7 +103,9 @@ def ordered_logistic(name, scores, labels, cutpoints, where, class_weights) -> j
         raise ValueError(
             f"{name}: `labels` must be integer ids of the shape {batch} of `scores`, or a distribution of shape "
             f"{(*batch, size)} over the {size} classes that `cutpoints` {describe(cutpoints)} part; got "
-            f"{describe(labels)}." + (" For ids use labels.astype(jnp.int32)." if labels.shape == batch else "")
+            f"{describe(labels)}."
+            + (" For ids use labels.astype(jnp.int32)." if labels.shape == batch else "")
+            + (" Did you mean scores[..., 0]?" if batch == (*labels.shape, 1) else "")
         )
     check_where(name, where, {batch: "rows to keep"})
     z, t = scores.astype(dtype), labels

@@ -64,7 +64,8 @@ def _rest(name: str, key: str, shares: jax.Array) -> jax.Array:
 def _check(name: str, key: str, top: TopK, ids: jax.Array, shares: jax.Array, batch: tuple[int, ...], size: int):
     if not isinstance(top.tail, bool):
         raise TypeError(f"{name}: `tail` of TopK must be True or False; got {top.tail!r}.")
-    expected = f"{name}: `{key}` must be TopK of integer ids and float probabilities of shape {(*batch, 'k')}"
+    shape = f"({', '.join(map(str, (*batch, 'k')))})"
+    expected = f"{name}: `{key}` must be TopK of integer ids and float probabilities of shape {shape}"
     got = f"got {describe(ids)} and {describe(shares)}"
     if not jnp.issubdtype(ids.dtype, jnp.integer) or not jnp.issubdtype(shares.dtype, jnp.floating):
         order = " The order is TopK(ids, probabilities); jax.lax.top_k returns (values, ids)."
