@@ -368,6 +368,7 @@ MUTANTS = [
     Mutant("_core/boosting.py", "jnp.abs(gradient) + FLOOR)", "gradient + FLOOR)", BOOSTING),
     Mutant("_core/boosting.py", "jnp.maximum(curve, second)", "curve", BOOSTING + " -k initial"),
     Mutant("_core/boosting_arguments.py", "rows.bit_length() - 4", "0", BOOSTING),
+    Mutant("_core/boosting_arguments.py", "value.shape != (classes,)", "value.shape == (0,)", BOOSTING + " -k errors"),
     # Elementwise losses.
     Mutant("sigmoid.py", "share * t + (1 - share) * (1 - t)", "share * t + share * (1 - t)", VALUES),
     Mutant("sigmoid.py", "truth.p - margin", "truth.p", ELEMENTS),
