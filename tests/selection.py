@@ -3,7 +3,8 @@
 A test of a property runs over losses, kinds of labels, dtypes and forms of the program. Their product is long, and
 nearly every fault that one of its members notices is noticed by another. So each loss is taken, and for each family of
 losses each pair of values of the other parameters; the whole product is run before a release:
-`EXHAUSTIVE=1 python -m pytest -n 2`. `python -m tests.mutants` says whether what is left still bites.
+`EXHAUSTIVE=1 python -m pytest -n 2`. `python -m tests.mutants` says whether what is left still bites. A test marked
+`every("case", "kind")` runs over all values of these together, since each has a formula of its own.
 """
 
 import os
@@ -49,7 +50,7 @@ def _has_that_form(item) -> bool:
 
 def cover(items: list) -> list:
     """Few of the items that have together all that `_wanted` wants, each of it about as often as the rest."""
-    left = [(item, _wanted(parameters(item))) for item in items]
+    left = [(item, _wanted(item)) for item in items]
     missing, uses = set().union(*(wanted for _, wanted in left)), Counter()
     taken = []
     while missing:
@@ -61,16 +62,18 @@ def cover(items: list) -> list:
     return taken or items
 
 
-def _wanted(given: dict) -> set:
-    """The loss; and, for each family of losses, each pair of values of the other parameters.
+def _wanted(item) -> set:
+    """The loss, or what `every` names; and, for each family of losses, each pair of values of the other parameters.
 
     Values are told apart by what a program shows of them.
     """
+    given, mark = parameters(item), item.get_closest_marker("every")
     case = given.get("case")
     family = next((i for i, some in enumerate(FAMILIES) if case in some), None)
     shown = [(key, getattr(value, "name", None) or repr(value)) for key, value in given.items()]
     others = [(family, part) for part in shown if part[0] != "case"]
-    return {*[part for part in shown if part[0] == "case"], *others, *combinations(others, 2)}
+    together = tuple(part for part in shown if part[0] in (mark.args if mark else ("case",)))
+    return {together, *others, *combinations(others, 2)}
 
 
 def mark_smoke(items) -> None:

@@ -19,6 +19,7 @@ def exact_row(case, logits, label, order=1, **options):
     return oracle.softmax_row(logits, u, case.phi, options.get("value", case.value), options.get("z_loss", 0), order)
 
 
+@pytest.mark.every("case", "kind")
 @cases.logits_cases
 @pytest.mark.parametrize("kind", ["ids", "soft"])
 def test_hessian_diagonal_in_closed_form(case, kind, rng):

@@ -3,17 +3,23 @@
 from itertools import product
 from types import SimpleNamespace
 
+import pytest
+
 from tests import cases, selection
 
+KINDS = ("ids", "onehot", "soft")
 
-def items(**parameters):
+
+def items(mark=None, **parameters):
     every = (dict(zip(parameters, values, strict=True)) for values in product(*parameters.values()))
-    return [SimpleNamespace(callspec=SimpleNamespace(params=given)) for given in every]
+    return [
+        SimpleNamespace(callspec=SimpleNamespace(params=given), get_closest_marker=lambda _: mark) for given in every
+    ]
 
 
 def test_every_loss_and_within_a_family_every_pair():
     some = [*cases.SOFTMAX, *cases.SPARSE]
-    every = items(case=some, kind=("ids", "onehot", "soft"), form=("plain sums", "one read"), dtype=(1, 2))
+    every = items(case=some, kind=KINDS, form=("plain sums", "one read"), dtype=(1, 2))
     taken = selection.cover(every)
     assert len(taken) < len(every) / 5
     given = [item.callspec.params for item in taken]
@@ -22,6 +28,12 @@ def test_every_loss_and_within_a_family_every_pair():
         of_family = [x for x in given if x["case"] in family]
         assert len({(x["kind"], x["form"]) for x in of_family}) == 6
         assert len({(x["dtype"], x["form"]) for x in of_family}) == 4
+
+
+def test_all_values_of_what_a_mark_names():
+    mark = pytest.mark.every("case", "kind").mark
+    taken = selection.cover(items(mark, case=cases.RANKING, kind=KINDS, form=("plain sums", "one read")))
+    assert len({(x["case"], x["kind"]) for x in (item.callspec.params for item in taken)}) == len(taken) == 15
 
 
 def test_a_test_without_parameters_is_taken():
