@@ -139,7 +139,7 @@ MUTANTS = [
         f"{ACCURACY} -k one-hot",
     ),
     Mutant(
-        "_core/statistics.py", "(total - moved) - value.q * tangent", "total - tangent", f"{ACCURACY} {DERIVATIVES}"
+        "_core/statistics.py", "(total - moved) - value.q * tangent", "total - tangent", f"{SECOND} -k confident_class"
     ),
     Mutant("_core/statistics.py", "classes.spread(row.rest < 1)", "classes.spread(row.rest < 0)", f"{VALUES} -k leads"),
     Mutant(
@@ -240,7 +240,7 @@ MUTANTS = [
     Mutant(
         "_core/expectations.py", "[1 - self.smoothing, self.smoothing", "[1, self.smoothing", f"{OPTIONS} -k smoothing"
     ),
-    Mutant("_core/expectations.py", "jnp.where(factor != 0, limit, 0)", "limit", f"{OPTIONS} {EDGES}"),
+    Mutant("_core/expectations.py", "jnp.where(factor != 0, limit, 0)", "limit", f"{OPTIONS} -k smoothed_away"),
     Mutant("_core/expectations.py", "b * part.truth.q - part.truth.p", "b - part.truth.p", f"{OPTIONS} -k focal"),
     Mutant(
         "_core/expectations.py",
@@ -279,7 +279,7 @@ MUTANTS = [
         "2 * coefficient * (p + logsumexp",
         f"{DERIVATIVES} {OPTIONS} -k hess",
     ),
-    Mutant("_core/hessians.py", "jnp.square(temperature)", "temperature", f"{DERIVATIVES} -k hess"),
+    Mutant("_core/hessians.py", "jnp.square(temperature)", "temperature", f"{ACCURACY} -k divergence_against"),
     # Ranking.
     Mutant("_core/surrogates.py", "scores - 1\n", "scores + 1\n", RANKING),
     Mutant("_core/surrogates.py", "(whole + rest) * weights", "whole * weights", f"{ACCURACY} -k hinge"),

@@ -239,3 +239,12 @@ def test_weights_that_start_late_compile_once(rng):
         weights = np.ones(6) if epoch < 2 else WEIGHTS[np.asarray(ids)]
         np.testing.assert_allclose(gradient(epoch, tau), expected * weights[:, None], rtol=1e-4, atol=1e-6)
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("label", [1, [0.0, 1.0, 0.0]])
+def test_labels_smoothed_away_may_lie_on_a_class_that_cannot_be(label):
+    """A traced smoothing of 1 leaves the mean over the classes that exist."""
+    z = jnp.array([0.5, -jnp.inf, 2.0])
+    found = jaxloss.softmax_cross_entropy(z, jnp.asarray(label), label_smoothing=jnp.float32(1))
+    odd = 0.5 - 2.0
+    np.testing.assert_allclose(found, (np.log1p(np.exp(odd)) + np.log1p(np.exp(-odd))) / 2, rtol=1e-6)

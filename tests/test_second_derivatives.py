@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import jaxloss
+from jaxloss._core.classes import ClassAxis
+from jaxloss._core.statistics import class_odds
 from tests import cases, oracle
 
 SIZE, LABEL = 10, 1
@@ -103,3 +105,12 @@ def test_huber_loss_bends_at_a_difference_of_zero():
     by_knee = jax.grad(lambda d: jaxloss.huber_loss(jnp.float32(-3.0), delta=d))
     assert by_knee(1.0) == 2
     assert by_knee(4.0) == 0
+
+
+def test_minus_log_p_of_a_confident_class_has_a_gradient_with_its_digits():
+    """Backward, the cotangents less the class' own are exactly 0, and nothing is left of p - 1."""
+    z = jnp.array([20.0, 0.0, 1.0])
+    gradient = jax.grad(lambda z: class_odds(ClassAxis(0), z).odds.nll[0])(z)
+    others = np.exp([-20.0, -19.0])
+    expected = np.array([-others.sum(), *others]) / (1 + others.sum())
+    np.testing.assert_allclose(gradient, expected, rtol=8 * 2.0**-23)
