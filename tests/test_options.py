@@ -99,7 +99,8 @@ def test_the_alias_is_the_same_program(kind, where, rng):
 
     def program(loss):
         run = partial(jaxloss.per_example_value_grad_hess(loss), where=keep, **options)
-        return str(jax.make_jaxpr(run)(logits, labels)).replace(alias.__name__, plain.__name__)
+        text = str(jax.make_jaxpr(run)(logits, labels)).replace(alias.__name__, plain.__name__)
+        return "".join(text.split())  # lines break by the length of names
 
     assert program(alias) == program(plain)
 
