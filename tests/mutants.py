@@ -389,7 +389,7 @@ CONCERNED = {
     "_core/classes.py": ROWS,
     "_core/compose.py": f"{ROWS} {ZERO}",
     "_core/expectations.py": ROWS,
-    "_core/hessians.py": f"{SECOND} {DERIVATIVES} {OPTIONS}",
+    "_core/hessians.py": f"{SECOND} {DERIVATIVES} {OPTIONS} {ACCURACY}",
     "_core/label_odds.py": ROWS,
     "_core/linear.py": OF_LAYERS,
     "_core/log_odds.py": f"{ROWS} {ELEMENTS}",
