@@ -46,14 +46,22 @@ def softmax_terms(parameters: dict[str, Any], name, logits, labels, axis, where,
     if ids is None:
         return Terms(rows, given, coefficient, shares_of(rows, class_weights, label_smoothing), None, None)
 
-    def of_label(x):
-        return x if x is None or not x.ndim else pick(rows.classes, x, ids)
-
-    weights = of_label(rows.parameter("class_weights", class_weights))
+    weights = label_weights(rows, class_weights)
     label = label_odds(rows.classes, rows.logits, ids)
-    if rows.counts is not None:
-        weights = rows.of_labels(jnp.ones_like(label.rest) if weights is None else weights)
-    return Terms(rows, tuple(map(of_label, given)), coefficient, None, label, weights)
+    return Terms(rows, tuple(_of_label(rows, x) for x in given), coefficient, None, label, weights)
+
+
+def _of_label(rows: Rows, x: jax.Array | None) -> jax.Array | None:
+    """A parameter of each class, at the label of each row."""
+    return x if x is None or not x.ndim else pick(rows.classes, x, rows.ids)
+
+
+def label_weights(rows: Rows, class_weights) -> jax.Array | None:
+    """What the loss of each row's id is multiplied with: 1 for None, 0 for the id of a class left out."""
+    weights = _of_label(rows, rows.parameter("class_weights", class_weights))
+    if rows.counts is None:
+        return weights
+    return rows.of_labels(jnp.ones_like(rows.counts, rows.logits.dtype) if weights is None else weights)
 
 
 def distributions(rows: Rows) -> Rows:

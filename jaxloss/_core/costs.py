@@ -24,8 +24,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxloss._core.arguments import Rows, softmax_rows
 from jaxloss._core.checks import check_domain
-from jaxloss._core.classes import ClassAxis, is_explicit, nan_where, pick, whole_rows
-from jaxloss._core.compose import distributions, shares_of
+from jaxloss._core.classes import ClassAxis, is_explicit, nan_where, whole_rows
+from jaxloss._core.compose import distributions, label_weights, shares_of
 from jaxloss._core.log_odds import Odds
 from jaxloss._core.options import describe
 from jaxloss._core.platforms import by_row, recomputed
@@ -143,11 +143,8 @@ def priced(name, logits, labels, axis, where, axis_name, table, options) -> Pric
     if rows.ids is None:
         shares = shares_of(rows, class_weights, label_smoothing).array(classes)
         return Priced(rows, mixed(classes, shares, table), None)
-    weights = rows.parameter("class_weights", class_weights)
-    weights = weights if weights is None or not weights.ndim else pick(classes, weights, rows.ids)
-    if rows.counts is not None:
-        weights = rows.of_labels(jnp.ones_like(rows.counts, rows.logits.dtype) if weights is None else weights)
-    return Priced(rows, looked_up(classes, table, rows.ids, lax.stop_gradient(rows.logits)), weights)
+    costs = looked_up(classes, table, rows.ids, lax.stop_gradient(rows.logits))
+    return Priced(rows, costs, label_weights(rows, class_weights))
 
 
 def _checked(name: str, table: jax.Array, shape: tuple[int, int], dtype) -> jax.Array:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxloss._core.classes import ClassAxis
-from jaxloss._core.log_odds import Odds, bregman, ceiling
+from jaxloss._core.log_odds import Odds, bregman, ceiling, exact_difference
 from jaxloss._core.platforms import on_platform, recomputed
 from jaxloss._core.statistics import ClassRow, is_major, odds_in_row
 
@@ -92,13 +92,6 @@ def growth(base: jax.Array, x: jax.Array, other: jax.Array) -> jax.Array:
     return jnp.where(near, base * jnp.expm1(jnp.where(near, x, 0)), other - base)
 
 
-def _difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The difference x - y, rounded, and what rounding took of it."""
-    rounded = x - y
-    taken = rounded - x
-    return rounded, (x - (rounded - taken)) - (y + taken)
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def log_ratio(classes: ClassAxis, pair: Pair, shift: jax.Array, logits: jax.Array, targets: jax.Array) -> jax.Array:
     """d_c, less the `shift` of the row."""
@@ -111,8 +104,8 @@ def log_ratio(classes: ClassAxis, pair: Pair, shift: jax.Array, logits: jax.Arra
     z, u = (jnp.where(finite, x, 0) for x in (z, u))
     tops = (jnp.where(ordinary, row.best, 0) for row in pair.rows)
     a, b = (classes.spread(top if temperature is None else top * temperature) for top in tops)
-    (z, lost), (u, lost_of_target) = _difference(z, a), _difference(u, b)
-    apart, lost_between = _difference(z, u)
+    (z, lost), (u, lost_of_target) = exact_difference(z, a), exact_difference(u, b)
+    apart, lost_between = exact_difference(z, u)
     residue = (lost - lost_of_target) + lost_between
     if temperature is not None:
         apart, residue = apart / temperature, residue / temperature

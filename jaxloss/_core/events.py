@@ -85,6 +85,10 @@ def _local(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
     return jnp.where((local >= 0) & (local < size), local, size)
 
 
+def _entries(x: jax.Array, ids: jax.Array) -> jax.Array:
+    return x.at[ids].get(mode="fill", fill_value=0)
+
+
 def look_up(classes: ClassAxis, x: jax.Array, ids: jax.Array, nothing: float) -> jax.Array:
     """Entries of `x` at the ids; `nothing` for an id that names no class."""
     local = _local(classes, x, ids)
@@ -93,21 +97,16 @@ def look_up(classes: ClassAxis, x: jax.Array, ids: jax.Array, nothing: float) ->
         spec = list(jax.typeof(x).sharding.spec)
         spec[classes.axis] = None
         like = jax.sharding.reshard(ids, NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*spec)))
-    found = _placed(classes, lambda x, i: x.at[i].get(mode="fill", fill_value=0), like, x, local)
+    found = _placed(classes, _entries, like, x, local)
     found = found if classes.name is None else lax.psum(found, classes.name)
     return jnp.where(ids < classes.size(x), found, nothing)
 
 
 def picked(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
     """Entries of a vector over the classes of a shard at the ids; 0 for an id that names no class."""
-    first = 0 if classes.name is None else lax.axis_index(classes.name) * x.shape[0]
-    local = jnp.where((ids >= first) & (ids < first + x.shape[0]), ids - first, x.shape[0])
+    local = _local(ClassAxis(0, classes.name), x, ids)
     arguments = vary((x, local), varying_any((x, local)))
-
-    def looked_up(x, i):
-        return x.at[i].get(mode="fill", fill_value=0)
-
-    found = (_automatic(looked_up, ids) if any(map(is_explicit, arguments)) else looked_up)(*arguments)
+    found = (_automatic(_entries, ids) if any(map(is_explicit, arguments)) else _entries)(*arguments)
     return found if classes.name is None else lax.psum(found, classes.name)
 
 

@@ -16,10 +16,10 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core.arguments import softmax_rows
-from jaxloss._core.classes import ClassAxis, entry, nan_where, pick
-from jaxloss._core.compose import infinite_where
+from jaxloss._core.classes import ClassAxis, entry, nan_where
+from jaxloss._core.compose import infinite_where, label_weights
 from jaxloss._core.label_odds import max_of_others
-from jaxloss._core.log_odds import finite
+from jaxloss._core.log_odds import exact_difference, finite
 from jaxloss._core.platforms import by_row, recomputed
 from jaxloss._core.statistics import higher
 
@@ -33,10 +33,7 @@ class Hinge(NamedTuple):
 
 def _hinge(margin: jax.Array, best: jax.Array, number: jax.Array, own: jax.Array) -> Hinge:
     a, b = finite(best), finite(own)
-    difference = a - b
-    # What rounding took from the difference (Knuth's two-sum) is as large as a hinge near its kink.
-    back = difference - a
-    lost = (a - (difference - back)) - (b + back)
+    difference, lost = exact_difference(a, b)  # what rounding took is as large as a hinge near its kink
     height = jnp.maximum((difference + margin) + jnp.where(jnp.abs(difference) <= 2 * margin, lost, 0), 0)
     height = nan_where((best == jnp.inf) & (own == jnp.inf), jnp.where(best == -jnp.inf, 0, height))
     beyond = (best > -jnp.inf) & (own < jnp.inf) & ((best == jnp.inf) | (own == -jnp.inf))
@@ -219,15 +216,13 @@ def hinge_values(name, logits, labels, axis, where, axis_name, margin, class_wei
     rows = softmax_rows(name, logits, labels, axis, where, axis_name)
     classes = rows.classes
     margin = rows.parameter("margin", margin)
-    weights = rows.parameter("class_weights", class_weights)
     if rows.ids is None:
         assert rows.targets is not None
+        weights = rows.parameter("class_weights", class_weights)
         shares = rows.targets if weights is None else rows.targets * weights
         return rows.finish(expected_hinge(classes, rows.logits, shares, margin))
     found = label_hinge(classes, rows.logits, rows.ids, margin)
-    weights = weights if weights is None or not weights.ndim else pick(classes, weights, rows.ids)
-    if rows.counts is not None:
-        weights = rows.of_labels(jnp.ones_like(found.height) if weights is None else weights)
+    weights = label_weights(rows, class_weights)
     if weights is None:
         return rows.finish(found.height + found.limit)
     return rows.finish(weights * (found.height + jnp.where(weights != 0, found.limit, 0)))

@@ -211,3 +211,10 @@ def bregman(delta: jax.Array) -> jax.Array:
     near, far = jnp.where(small, delta, 0), jnp.where(small, 1, delta)
     series = _polynomial([1 / math.factorial(n) for n in range(2, 17)], near)
     return jnp.where(small, near * near * series, jnp.expm1(far) - far)
+
+
+def exact_difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The difference x - y, rounded, and what rounding took of it (Knuth's sum of two numbers)."""
+    rounded = x - y
+    taken = rounded - x
+    return rounded, (x - (rounded - taken)) - (y + taken)
