@@ -26,7 +26,11 @@ CROSS_ENTROPIES = (softmax_cross_entropy, softmax_cross_entropy_with_integer_lab
 
 
 class _OfLoss:
-    """What is made of a loss: copied and pickled with it, and called as libraries call it."""
+    """What is made of a loss: copied and pickled with it, and called as libraries call it.
+
+    Of the parameters of `__call__`, XGBoost looks for `sample_weight`; LightGBM counts them: of four, the third is the
+    weight.
+    """
 
     def __init__(self, loss: Callable[..., jax.Array], **settings: Any):
         self._name = f"boosting.{type(self).__name__.lower()}"
@@ -44,10 +48,6 @@ class _OfLoss:
         function, options = unwrapped(self._loss)
         shown = ", ".join([function.__name__, *(f"{key}={value}" for key, value in options.items())])
         return f"{self._name}({f'partial({shown})' if options else shown}{settings})"
-
-    # XGBoost looks for a parameter `sample_weight`. LightGBM counts them: of four, the third is the weight.
-    def __call__(self, first: Any, second: Any, weight: Any = ABSENT, sample_weight: Any = None) -> Any:
-        raise NotImplementedError
 
 
 class Objective(_OfLoss):
