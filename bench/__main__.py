@@ -15,10 +15,11 @@ import jax
 from tqdm import tqdm
 
 from bench import compiled_report, limits, memory, report
-from bench.measure import add_ratios
+from bench.measure import DisagreementError, add_ratios
 from bench.targets import TARGETS, MissingError
 
 QUESTIONS = ["dense", "sigmoid", "linear", "sparse", "sharded", "train_step", "compile_time"]
+ON_ACCELERATORS = ["alone"]
 COMPILED = ["dense", "sigmoid", "linear", "sparse", "sharded", "losses"]
 
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--quick", action="store_true", help="under two minutes on two CPU cores (the default)")
     scale.add_argument("--full", action="store_true", help="every shape, dtype and mode, and sweeps: half an hour")
-    parser.add_argument("--only", choices=dict.fromkeys([*QUESTIONS, *COMPILED]), help="one question")
+    parser.add_argument("--only", choices=dict.fromkeys([*QUESTIONS, *ON_ACCELERATORS, *COMPILED]), help="one question")
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="kind of device; JAX chooses if not given")
     parser.add_argument(
         "--target", choices=[*TARGETS, "all"], help="compile for a device that is not here; nothing runs"
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     scale = "full" if arguments.full else "quick"
 
-    if arguments.only and arguments.only not in (COMPILED if arguments.target else QUESTIONS):
+    timed = [*QUESTIONS, *ON_ACCELERATORS]
+    if arguments.only and arguments.only not in (COMPILED if arguments.target else timed):
         parser.error(f"{arguments.only} is {'timed' if arguments.target else 'compiled'} alone")
     if arguments.target:
         try:
@@ -57,17 +59,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     start = time.perf_counter()
     rates = limits.measure(seconds=8 if arguments.full else 2)
-    questions = [arguments.only] if arguments.only else QUESTIONS
+    questions = [arguments.only] if arguments.only else QUESTIONS if platform == "cpu" else timed
     cases = [case for name in questions for case in importlib.import_module(f"bench.{name}").cases(scale)]
     rows: list[dict] = []
+    refused: list[str] = []
     try:
         for case in tqdm(cases, desc="cases"):
-            rows += case.measure()
+            try:
+                rows += case.measure()
+            except DisagreementError as error:
+                rows += error.rows
+                refused.append(f"refused: {error}")
     finally:  # what has been measured when something fails is kept
         add_ratios(rows, rates)
         allocator = "page-faults" if arguments.page_faults else None
         stem = "-".join(filter(None, [arguments.only, scale, platform, f"jax{jax.__version__}", allocator]))
         print(report.write(arguments.out / stem, rows, rates, time.perf_counter() - start))
+    if refused:
+        parser.exit(1, "\n".join(refused) + "\n")
 
 
 if __name__ == "__main__":

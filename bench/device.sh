@@ -7,7 +7,7 @@
 # of time, and ends with a line for each part. It needs an environment with JAX for the device and the extra `test`, and
 # no network; from a folder of wheels: pip install --no-index --find-links WHEELS "jax[cuda13]" ".[test]".
 #
-# PARTS names the parts and their seconds, QUICK=1 makes them small (to try the script on a CPU), WORKERS is the number
+# PARTS names the parts and their seconds, TESTS the files of tests, QUICK=1 makes them small (to try the script on a CPU), WORKERS is the number
 # of processes of the tests, PYTHON the interpreter.
 set -uo pipefail
 
@@ -37,12 +37,13 @@ if [ "$platform" = cpu ] && command -v nvidia-smi >/dev/null; then
 fi
 
 check=("$python" -m jaxloss --json "$out/check.json")
-dense=("$python" -m bench --only dense --device "$platform" --out "$out")
+alone=("$python" -m bench --only alone --device "$platform" --out "$out")
 linear=("$python" -m bench --only linear --full --device "$platform" --out "$out") # on accelerators, layers of models
-tests=("$python" -m pytest -q --tb=short -rf -n "${WORKERS:-4}" -p no:cacheprovider tests/test_accuracy.py
-    tests/test_edges.py --junitxml "$out/tests.xml")
+tests=("$python" -m pytest -q --tb=short -rf -n "${WORKERS:-4}" --dist worksteal -p no:cacheprovider
+    ${TESTS:-tests/test_accuracy.py tests/test_edges.py} --junitxml "$out/tests.xml")
 if [ -n "$quick" ]; then
     check+=(--no-speed)
+    alone=("$python" -m bench --only dense --device "$platform" --out "$out")
     linear=("$python" -m bench --only linear --device "$platform" --out "$out")
     tests+=(-k "cross_entropy and float32")
 fi
@@ -50,11 +51,11 @@ fi
 summary=$out/summary.txt
 echo "$platform, $(date -u +%FT%TZ)" | tee "$summary"
 failures=0
-for part in ${PARTS:-check:120 dense:180 linear:150 tests:140}; do
+for part in ${PARTS:-check:120 alone:180 linear:150 tests:140}; do
     name=${part%:*} seconds=${part#*:}
     case $name in
     check) command=("${check[@]}") ;;
-    dense) command=("${dense[@]}") ;;
+    alone) command=("${alone[@]}") ;;
     linear) command=("${linear[@]}") ;;
     tests) command=("${tests[@]}") ;;
     *) echo "no part named $name" >&2; exit 2 ;;

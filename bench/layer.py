@@ -108,13 +108,13 @@ def case(question: str, layer: Layer, losses: list[str], scale: str, only: tuple
 
 def programs(layer: Layer, losses: list[str], scale: str, only: tuple[str, ...] = ()) -> list[Program]:
     labels = {loss: layer.labels(LABELS[loss]) for loss in losses}
-    result = _jax_program(layer, FLOOR, "exp" if not layer.head else "products", floor(layer), labels[losses[0]])
+    result = jax_program(layer, FLOOR, "exp" if not layer.head else "products", floor(layer), labels[losses[0]])
     for loss, provider, offer in offers(losses, scale, only):
         if offer.heads_only and not layer.head:
             continue
         if offer.framework == "jax":
             step = jax_step(layer, offer.losses[loss], offer.whole)
-            result += _jax_program(layer, loss, provider, step, labels[loss])
+            result += jax_program(layer, loss, provider, step, labels[loss])
         elif layer.mode != "jvp":
             call = _torch_call(layer, offer, loss, labels[loss])
             result.append(Program(loss, provider, call, label_bytes=_bytes(labels[loss])))
@@ -125,7 +125,7 @@ def _bytes(labels: Any) -> int:
     return sum(a.nbytes for a in jax.tree.leaves(labels))
 
 
-def _jax_program(layer: Layer, loss: str, provider: str, step: Callable, labels: Any) -> list[Program]:
+def jax_program(layer: Layer, loss: str, provider: str, step: Callable, labels: Any) -> list[Program]:
     """The program, or none and a line where the device has not the memory for it."""
     arguments = (labels, *layer.operands)
     try:

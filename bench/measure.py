@@ -4,6 +4,7 @@ Every program of a case runs once per round, so that a slow moment of the machin
 each time, since the program before leaves its traces in caches and in memory.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -18,10 +19,15 @@ REFERENCES = ("optax", "plain JAX", "torch eager")
 TOLERANCE = {"float32": 2e-4, "bfloat16": 5e-2}
 """Of the largest entry: sums of up to 1e5 rows in another order; peers that round every step to bfloat16."""
 MOST_ROUNDS = 300
+COMPARED = 2**24
 
 
 class DisagreementError(Exception):
-    """A provider computes other numbers than the reference of the same loss; it is not timed."""
+    """Providers compute other numbers than the reference of the same loss; they are not timed, but the others are."""
+
+    def __init__(self, reasons: list[str], rows: list[dict]):
+        super().__init__("\n".join(reasons))
+        self.rows = rows
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Program:
     """Returns (value, gradient or None), started at the least; arrays of JAX are waited for."""
     compiled: jax.stages.Compiled | None = None
     label_bytes: int = 0
+    moved: float | None = None
+    """Bytes that its kernels read and write, counted in the compiled program."""
 
     @property
     def library(self) -> str:
@@ -60,12 +68,13 @@ class Case:
     sweep: str | None = None
 
     def measure(self) -> list[dict]:
-        """A row of results for each program."""
+        """A row of results for each program. Raises `DisagreementError` with those of programs that agree."""
         programs = self.build()
-        check(programs, self.dtype)
+        refused = disagreements(programs, self.dtype)
+        programs = [p for n, p in enumerate(programs) if n not in refused]
         samples = interleaved([p.call for p in programs], self.seconds, self.rounds)
         same = ("question", "shape", "rows", "classes", "dtype", "mode", "flops", "sweep")
-        return [
+        rows = [
             {
                 **{name: getattr(self, name) for name in same},
                 "traffic": self.traffic + program.label_bytes,
@@ -74,35 +83,45 @@ class Case:
                 "library": program.library,
                 **percentiles(times),
                 "temporary_mb": _temporary_mb(program.compiled),
+                "moved": program.moved,
                 "samples": [float(f"{t:.4g}") for t in times],
             }
             for program, times in zip(programs, samples, strict=True)
         ]
+        if refused:
+            raise DisagreementError([f"{reason} ({self.shape}, {self.dtype})" for reason in refused.values()], rows)
+        return rows
 
 
-def check(programs: list[Program], dtype: str) -> None:
-    """Raises `DisagreementError` where value or gradient differ from those of the reference of the same loss."""
+def disagreements(programs: list[Program], dtype: str) -> dict[int, str]:
+    """Those programs, by their place, whose value or gradient differs from those of the reference of the same loss."""
+    found = {}
     for loss in dict.fromkeys(p.loss for p in programs if p.loss != FLOOR):
-        same = {p.provider: p for p in programs if p.loss == loss}
+        same = {p.provider: n for n, p in enumerate(programs) if p.loss == loss}
         reference = next((name for name in REFERENCES if name in same), next(iter(same)))
-        expected = _numbers(same.pop(reference).call())
-        for name, program in same.items():
-            got = _numbers(program.call())
-            if len(got) != len(expected):
-                raise DisagreementError(f"{name}: {len(got)} results for {loss}; {reference} has {len(expected)}")
-            for quantity, a, b in zip(["value", *["gradient"] * len(got)], got, expected, strict=False):
-                worst = np.max(np.abs(a - b)) / (np.max(np.abs(b)) or 1) if a.shape == b.shape else np.inf
-                if not worst <= TOLERANCE[dtype]:
-                    raise DisagreementError(
-                        f"{name}: {quantity} of {loss} ({dtype}) differs from that of {reference} by {worst:.2g} of "
-                        f"its largest entry, more than {TOLERANCE[dtype]:g}"
-                    )
+        expected = _numbers(programs[same.pop(reference)].call())
+        for name, place in same.items():
+            difference = _difference(_numbers(programs[place].call()), expected, TOLERANCE[dtype])
+            if difference:
+                found[place] = f"{name}: {loss} differs from that of {reference}: {difference}"
+    return found
+
+
+def _difference(got: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> str | None:
+    if len(got) != len(expected):
+        return f"{len(got)} results for {len(expected)}"
+    for quantity, a, b in zip(["value", *["gradient"] * len(got)], got, expected, strict=False):
+        worst = np.max(np.abs(a - b)) / (np.max(np.abs(b)) or 1) if a.shape == b.shape else np.inf
+        if not worst <= tolerance:
+            return f"{quantity} by {worst:.2g} of its largest entry, more than {tolerance:g}"
+    return None
 
 
 def _numbers(result: Any) -> list[np.ndarray]:
-    """Value and gradients in float32, of JAX or torch, on the host."""
-    leaves = [x.detach().float().cpu() if hasattr(x, "detach") else x for x in jax.tree.leaves(result)]
-    return [np.asarray(x, np.float32) for x in leaves]
+    """Value and gradients in float32, of JAX or torch, on the host; of large ones the first `COMPARED` entries."""
+    leaves = jax.tree.leaves(result)
+    leaves = [x.reshape(-1)[:COMPARED] if math.prod(x.shape) > COMPARED else x for x in leaves]
+    return [np.asarray(x.detach().float().cpu() if hasattr(x, "detach") else x, np.float32) for x in leaves]
 
 
 def interleaved(calls: list[Callable[[], Any]], seconds: float, rounds: int = 5, warm_up: int = 1) -> list[list[float]]:

@@ -17,7 +17,9 @@ from jax import lax
 
 from bench import (
     __main__,
+    alone,
     compile_time,
+    compiled,
     dense,
     layer,
     limits,
@@ -96,6 +98,19 @@ def test_every_question_runs_to_table_json_and_plots(tmp_path, monkeypatch, caps
         assert stem.with_name(f"{stem.name}-{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_losses_alone(tmp_path, monkeypatch):
+    for name, shape in {"LARGE": (8, 32), "SMALL": (8, 4), "ELEMENTS": (8, 2)}.items():
+        monkeypatch.setattr(compiled, name, shape)
+    monkeypatch.setattr(alone, "IN_TORCH", ("Absent",))
+    monkeypatch.setitem(peers.PROVIDERS, "Absent", absent)
+    monkeypatch.setattr(compiled, "DENSE", {"quick": [(8, 32), (8, 4)]})
+    monkeypatch.setattr(compiled, "REGISTRY", {n: compiled.REGISTRY[n] for n in ("zlpr_loss", "softmax_kl_divergence")})
+    result, _ = run(tmp_path, "--only", "alone")
+    [ours] = [row for row in result["rows"] if row["provider"] == "jaxloss" and row["loss"] == "zlpr_loss, rows"]
+    assert (ours["traffic"], ours["dtype"], ours["peer"]) == (3 * 8 * 4 * 2, "bfloat16", "plain JAX")
+    assert {row["mode"] for row in result["rows"]} == {"gradient", "forward", "jvp"}
+
+
 def test_eager_calls_are_compared_with_a_jitted_one():
     [case] = [case for case in compile_time.cases("quick") if case.mode == "eager"]
     assert {row["provider"] for row in case.measure()} == {"jaxloss", "optax", "plain JAX", "optax under jit"}
@@ -123,22 +138,26 @@ def not_a_number(z, ids):
         (not_a_number, "gradient", "value"),
     ],
 )
-def test_wrong_numbers_are_refused_before_any_timing(loss, mode, quantity, monkeypatch):
+def test_wrong_numbers_are_refused_and_not_timed(loss, mode, quantity, monkeypatch):
     monkeypatch.setitem(peers.PROVIDERS, "Wrong", lambda: Offer({"cross-entropy": loss}))
-    monkeypatch.setattr(measure, "interleaved", lambda *_: pytest.fail("timed"))
     case = layer.case("dense", layer.Layer(8, 8, 4, mode=mode), ["cross-entropy"], "quick", ("optax", "Wrong"))
-    with pytest.raises(DisagreementError, match=f"Wrong: {quantity} of cross-entropy .* differs from that of optax by"):
+    reason = f"Wrong: cross-entropy differs from that of optax: {quantity} "
+    with pytest.raises(DisagreementError, match=reason) as refusal:
         case.measure()
+    assert [row["provider"] for row in refusal.value.rows] == ["exp", "optax"]
 
 
-def test_what_was_measured_before_a_refusal_is_kept(tmp_path, monkeypatch):
+def test_a_run_goes_on_after_a_refusal_and_fails_at_its_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(peers.PROVIDERS, "Wrong", lambda: Offer({"focal": wrong_value}))
-    cases = [layer.case("dense", layer.Layer(8, 8, 4), [loss], "quick") for loss in ("cross-entropy", "focal")]
+    cases = [layer.case("dense", layer.Layer(8, 8, 4), [loss], "quick") for loss in ("focal", "cross-entropy")]
     monkeypatch.setattr(dense, "cases", lambda _: cases)
-    with pytest.raises(DisagreementError, match="Wrong: value of focal"):
+    with pytest.raises(SystemExit, match="1"):
         run(tmp_path, "--only", "dense")
+    assert "refused: Wrong: focal differs from that of plain JAX: value" in capsys.readouterr().err
     [found] = tmp_path.glob("dense-quick-*.json")
-    assert {row["loss"] for row in json.loads(found.read_text())["rows"]} == {FLOOR, "cross-entropy"}
+    rows = json.loads(found.read_text())["rows"]
+    assert {row["loss"] for row in rows} == {FLOOR, "cross-entropy", "focal"}
+    assert "Wrong" not in {row["provider"] for row in rows}
 
 
 def test_the_layers_of_models_on_accelerators(monkeypatch, capsys):
@@ -150,7 +169,11 @@ def test_the_layers_of_models_on_accelerators(monkeypatch, capsys):
         gpu.setattr(jax, "devices", lambda: [SimpleNamespace(platform="gpu")])
         assert [case.classes for case in linear.cases("quick")] == [16, 16]
         cases = list(linear.cases("full"))
-    assert [(case.classes, case.dtype) for case in cases] == [(32, "bfloat16"), (64, "bfloat16")]
+    assert [(case.classes, case.dtype) for case in cases] == [(32, "bfloat16")] * 2 + [(64, "bfloat16")] * 2
+    monkeypatch.setattr(linear, "CHUNKS", (2, 4))
+    [by_two, by_four] = cases.pop(1).measure()
+    assert (by_two["provider"], by_four["sweep"]) == ("jaxloss linear_loss, 2 rows at a time", "rows of a chunk")
+    cases.pop()
     monkeypatch.setitem(peers.PROVIDERS, "tokamax", absent)
     monkeypatch.setitem(peers.PROVIDERS, "Liger fused linear", absent)
     fits, too_large = ({row["provider"] for row in case.measure()} for case in cases)
@@ -181,7 +204,7 @@ case "$*" in
     *" pip "* | --version) ;;
     "-c "*) echo gpu ;;
     *jaxloss*) echo all is well; echo ;;
-    *dense*) echo "$*"; exit 3 ;;
+    *alone*) echo "$*"; exit 3 ;;
     *linear*) sleep 60 ;;
     *pytest*) echo 5 passed ;;
 esac
@@ -193,17 +216,17 @@ def test_parts_on_a_lent_device_that_fail_or_take_too_long(tmp_path):
     fake, out = tmp_path / "python", tmp_path / "results"
     fake.write_text(FAKE_PYTHON)
     fake.chmod(0o755)
-    settings = {"PYTHON": str(fake), "PARTS": "check:9 dense:9 linear:1 tests:9"}
+    settings = {"PYTHON": str(fake), "PARTS": "check:9 alone:9 linear:1 tests:9"}
     script = ["bash", str(Path(__file__).parent.parent / "bench" / "device.sh"), str(out)]
     done = subprocess.run(script, capture_output=True, text=True, env={**os.environ, **settings}, timeout=50)
     assert done.returncode == 1, done.stderr
     summary = [line.split() for line in (out / "summary.txt").read_text().splitlines()]
     assert [" ".join(line) for line in summary] == [" ".join(line.split()) for line in done.stdout.splitlines()]
-    assert [line[0] for line in summary[1:]] == ["check", "dense", "linear", "tests"]
+    assert [line[0] for line in summary[1:]] == ["check", "alone", "linear", "tests"]
     assert [line[1] for line in summary[1:]] == ["ok", "failed", "timed", "ok"]
     assert summary[1][-3:] == ["all", "is", "well"]
     assert summary[4][-2:] == ["5", "passed"]
-    assert f"-m bench --only dense --device gpu --out {out}" in (out / "dense.log").read_text()
+    assert f"-m bench --only alone --device gpu --out {out}" in (out / "alone.log").read_text()
     with tarfile.open(out.with_suffix(".tar.gz")) as archive:
         assert {"results/summary.txt", "results/environment.txt", "results/tests.log"} <= set(archive.getnames())
 
