@@ -47,7 +47,11 @@ FAST = {
     )
 }
 EVERYTHING = os.environ.get("OPTIMIZED", "0") != "0"
-PLAIN = ("xla_cpu_use_fusion_emitters", False)  # a third of the time: loops are written by fewer passes
+QUICK = {
+    "xla_cpu_use_fusion_emitters": False,  # a third of the time: loops are written by fewer passes
+    "xla_cpu_parallel_codegen_split_count": 1,  # a sixth: small programs are not cut into parts
+}
+"""Options of the compiler for programs of the least effort, where it has them."""
 GROWTH = 400 * 2**20  # bytes that programs may take before they are let go
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # gives memory back
 _options = getattr(compiler, "get_compile_options", None)
@@ -61,23 +65,27 @@ def fast(wanted: bool) -> None:
     drop()
     jax.config.update("jax_disable_most_optimizations", wanted)
     # JAX has no setting for options of the compiler but by program: without its private function, tests are slower.
-    if _options is not None and hasattr(compiler, "get_compile_options") and _known():
-        compiler.get_compile_options = _with_plain_loops if wanted else _options
+    if _options is not None and hasattr(compiler, "get_compile_options") and quick():
+        compiler.get_compile_options = _quick_options if wanted else _options
 
 
 @cache
-def _known() -> bool:
-    """Whether this version of XLA has the option."""
-    try:
-        jax.jit(lambda: 0.0, compiler_options=dict([PLAIN])).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
+def quick() -> dict[str, bool | int]:
+    """Those options that this version of XLA has."""
+
+    def known(name, value):
+        try:
+            jax.jit(lambda: 0.0, compiler_options={name: value}).lower().compile()
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {name: value for name, value in QUICK.items() if known(name, value)}
 
 
-def _with_plain_loops(*args, **kwargs):
+def _quick_options(*args, **kwargs):
     options = _options(*args, **kwargs)
-    options.env_option_overrides = [*options.env_option_overrides, PLAIN]
+    options.env_option_overrides = [*options.env_option_overrides, *quick().items()]
     return options
 
 
@@ -85,9 +93,8 @@ def environment() -> dict[str, str]:
     """Of a process that a test starts, for the least effort there."""
     if EVERYTHING:
         return dict(os.environ)
-    name, value = PLAIN
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --{name}={str(value).lower()}" if _known() else ""
-    return {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **({"XLA_FLAGS": flags} if flags else {})}
+    flags = [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={str(value).lower()}" for name, value in quick().items())]
+    return {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": " ".join(flags).strip()}
 
 
 def drop() -> None:
