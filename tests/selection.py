@@ -4,7 +4,8 @@ A test of a property runs over losses, kinds of labels, dtypes and forms of the 
 nearly every fault that one of its members notices is noticed by another. So each loss is taken, and for each family of
 losses each pair of values of the other parameters; the whole product is run before a release:
 `EXHAUSTIVE=1 python -m pytest -n 2`. `python -m tests.mutants` says whether what is left still bites. A test marked
-`every("case", "kind")` runs over all values of these together, since each has a formula of its own.
+`every("case", "kind")` runs over all values of these together, since each has a formula of its own. One marked `thin`,
+of what the core does for every loss alike, takes a loss of each kind of formula.
 """
 
 import os
@@ -23,10 +24,16 @@ SMOKE = {
 }  # fmt: skip
 """Files of which `-m smoke` runs each test once for each of these cases, for the inner loop."""
 SMOKE_CASES = {None, "cross_entropy", "focal_2", "binary", "entmax15", "logistic", "probabilities"}
+THIN_CASES = SMOKE_CASES | {"costs"}
+"""One of each kind of formula."""
 
 
 def parameters(item) -> dict:
     return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def _case(item) -> str | None:
+    return getattr(parameters(item).get("case"), "name", None)
 
 
 def chosen(items: list, exhaustive: bool) -> list:
@@ -34,6 +41,7 @@ def chosen(items: list, exhaustive: bool) -> list:
     items = [item for item in items if _has_that_form(item)]
     if exhaustive:
         return items
+    items = [item for item in items if item.get_closest_marker("thin") is None or _case(item) in THIN_CASES]
     tests = defaultdict(list)
     for item in items:
         tests[item.path, getattr(item, "originalname", item.name)].append(item)
@@ -81,7 +89,7 @@ def mark_smoke(items) -> None:
     for item in items:
         if item.path.name not in SMOKE or item.get_closest_marker("optimized"):
             continue
-        case = getattr(parameters(item).get("case"), "name", None)
+        case = _case(item)
         key = item.path, getattr(item, "originalname", item.name), case
         if case in SMOKE_CASES and key not in seen:
             seen.add(key)

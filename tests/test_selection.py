@@ -13,7 +13,13 @@ KINDS = ("ids", "onehot", "soft")
 def items(mark=None, **parameters):
     every = (dict(zip(parameters, values, strict=True)) for values in product(*parameters.values()))
     return [
-        SimpleNamespace(callspec=SimpleNamespace(params=given), get_closest_marker=lambda _: mark) for given in every
+        SimpleNamespace(
+            callspec=SimpleNamespace(params=given),
+            get_closest_marker=lambda name: mark if mark is not None and mark.name == name else None,
+            path=None,
+            name="test",
+        )
+        for given in every
     ]
 
 
@@ -34,6 +40,17 @@ def test_all_values_of_what_a_mark_names():
     mark = pytest.mark.every("case", "kind").mark
     taken = selection.cover(items(mark, case=cases.RANKING, kind=KINDS, form=("plain sums", "one read")))
     assert len({(x["case"], x["kind"]) for x in (item.callspec.params for item in taken)}) == len(taken) == 15
+
+
+@pytest.mark.parametrize("exhaustive", [False, True])
+def test_a_thin_test_has_a_loss_of_each_kind_of_formula(exhaustive):
+    given = items(pytest.mark.thin.mark, case=cases.ALL, kind=KINDS)
+    taken = [item.callspec.params for item in selection.chosen(given, exhaustive)]
+    names = {x["case"].name for x in taken}
+    assert names == ({case.name for case in cases.ALL} if exhaustive else selection.THIN_CASES - {None})
+    assert {(i, x["kind"]) for i, family in enumerate(selection.FAMILIES) for x in taken if x["case"] in family} == {
+        (i, kind) for i in range(len(selection.FAMILIES)) for kind in KINDS
+    }
 
 
 def test_a_test_without_parameters_is_taken():
