@@ -44,11 +44,16 @@ class Layer:
     @cached_property
     def operands(self) -> list[jax.Array]:
         """x and w, and a tangent of w for a jvp: another array of the same numbers, so that no work is shared."""
-        rng = np.random.default_rng(0)
-        x = rng.standard_normal((self.rows, self.width), np.float32)
-        w = rng.standard_normal((self.width, self.classes), np.float32) / (self.width**0.5 if self.head else 1)
-        arrays = [(x, P()), (w, P(None, "classes")), (w, P(None, "classes"))]
-        return [self._place(jnp.asarray(a, self.dtype), spec) for a, spec in arrays[: 3 if self.mode == "jvp" else 2]]
+
+        @partial(jax.jit, static_argnums=(0, 1))
+        def normal(shape, scale, key):
+            return (jax.random.normal(key, shape, jnp.float32) * scale).astype(self.dtype)
+
+        keys = jax.random.split(jax.random.key(0))
+        x = normal((self.rows, self.width), 1.0, keys[0])
+        w = normal((self.width, self.classes), self.width**-0.5 if self.head else 1.0, keys[1])
+        arrays = [(x, P()), (w, P(None, "classes"))] + [(w.copy(), P(None, "classes"))] * (self.mode == "jvp")
+        return [self._place(a, spec) for a, spec in arrays]
 
     def labels(self, kind: str) -> Any:
         rng = np.random.default_rng(1)
@@ -193,8 +198,6 @@ def _torch_call(layer: Layer, offer: Offer, loss: str, labels: Any) -> Callable:
     def call():
         value = total(x, w, labels)
         gradient = torch.autograd.grad(value, wanted) if layer.mode == "gradient" else None
-        if device == "cuda":
-            torch.cuda.synchronize()
         return value, gradient
 
     return call

@@ -37,7 +37,7 @@ class Program:
     loss: str
     provider: str
     call: Callable[[], Any]
-    """Returns (value, gradient or None), started at the least; arrays of JAX are waited for."""
+    """Returns (value, gradient or None), which may still be computed: `wait` waits for them."""
     compiled: jax.stages.Compiled | None = None
     label_bytes: int = 0
     moved: float | None = None
@@ -65,6 +65,8 @@ class Case:
     seconds: float = 2
     rounds: int = 5
     """At least."""
+    calls: int = 1
+    """Started one after the other before the last is waited for; a sample is the time of one."""
     sweep: str | None = None
 
     def measure(self) -> list[dict]:
@@ -72,7 +74,7 @@ class Case:
         programs = self.build()
         refused = disagreements(programs, self.dtype)
         programs = [p for n, p in enumerate(programs) if n not in refused]
-        samples = interleaved([p.call for p in programs], self.seconds, self.rounds)
+        samples = interleaved([p.call for p in programs], self.seconds, self.rounds, started=self.calls)
         same = ("question", "shape", "rows", "classes", "dtype", "mode", "flops", "sweep")
         rows = [
             {
@@ -124,20 +126,32 @@ def _numbers(result: Any) -> list[np.ndarray]:
     return [np.asarray(x.detach().float().cpu() if hasattr(x, "detach") else x, np.float32) for x in leaves]
 
 
-def interleaved(calls: list[Callable[[], Any]], seconds: float, rounds: int = 5, warm_up: int = 1) -> list[list[float]]:
+def wait(result: Any) -> None:
+    jax.block_until_ready(result)
+    if any(getattr(x, "is_cuda", False) for x in jax.tree.leaves(result)):
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def interleaved(
+    calls: list[Callable[[], Any]], seconds: float, rounds: int = 5, warm_up: int = 1, started: int = 1
+) -> list[list[float]]:
     """Seconds of every call, in rounds until `seconds` have passed, from `rounds` to `MOST_ROUNDS` of them."""
     samples: list[list[float]] = [[] for _ in calls]
     turns, order = list(zip(calls, samples, strict=True)), random.Random(0)
     for _ in range(warm_up):
         for call in calls:
-            jax.block_until_ready(call())
+            wait(call())
     start = time.perf_counter()
     while len(samples[0]) < rounds or (time.perf_counter() - start < seconds and len(samples[0]) < MOST_ROUNDS):
         order.shuffle(turns)
         for call, times in turns:
             begin = time.perf_counter()
-            jax.block_until_ready(call())
-            times.append(time.perf_counter() - begin)
+            for _ in range(started - 1):
+                call()
+            wait(call())
+            times.append((time.perf_counter() - begin) / started)
     return samples
 
 

@@ -84,7 +84,8 @@ def _against_classes(rows: list[dict], quantity: Callable, unit: str, title: str
 def _shares(rows: list[dict], path: Path) -> None:
     """A line for each case, with the main loss of its question."""
     shown = [row for row in rows if row["loss"] in (*SHARES, FLOOR) and not row["sweep"]]
-    names = [f"{row['question']} {row['shape']} {row['dtype']}" for row in shown]
+    of = [row["loss"] if row["question"] == "alone" else row["question"] for row in shown]
+    names = [f"{name} {row['shape']} {row['dtype']}" for name, row in zip(of, shown, strict=True)]
     cases = list(dict.fromkeys(names))[::-1]
     figure, [axis] = _figure(1, 1, 8, 0.35 * len(cases) + 1)
     for provider in dict.fromkeys(row["provider"] for row in shown):

@@ -46,7 +46,7 @@ def tiny(monkeypatch):
     """Every question at a size at which only its path matters, by what needs nothing but the extra `bench`."""
     interleaved = measure.interleaved
     for module in (measure, limits):
-        monkeypatch.setattr(module, "interleaved", lambda calls, seconds, rounds=2: interleaved(calls, 0, 2))
+        monkeypatch.setattr(module, "interleaved", lambda calls, seconds, rounds=2, started=1: interleaved(calls, 0, 2))
     monkeypatch.setattr(limits, "BYTES", dict.fromkeys(limits.BYTES, 2**12))
     monkeypatch.setattr(limits, "WIDTH", dict.fromkeys(limits.WIDTH, 8))
     monkeypatch.setattr(
