@@ -1,9 +1,10 @@
-"""Pictures of committed measurements (bench/results), in the style of `pictures`."""
+"""Pictures and tables of committed measurements (bench/results), in the style of `pictures`."""
 
 import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 import pictures
@@ -35,3 +36,21 @@ def cross_entropy_by_classes(file: str = "full-cpu-jax0.10.2.json") -> Figure:
         ax.set(xscale="log", xlabel="classes", ylabel=name, ylim=(0, None))
     pictures.legend(figure, axes[0])
     return figure
+
+
+def losses_alone(*shapes: str, file: str = "alone-quick-h200-jax0.11.2.json") -> Markdown:
+    """A line for each loss, dtype and mode that several libraries offer: milliseconds by provider."""
+    result = json.loads((RESULTS / file).read_text())
+    rate = max(limits["copy_bytes_per_s"] for limits in result["limits"].values())
+    providers = ["jaxloss", "optax", "plain JAX", "torch eager", "torch.compile", "Liger", "entmax"]
+    cases: dict[tuple, dict[str, dict]] = {}
+    for row in result["rows"]:
+        if row["shape"] in shapes:
+            cases.setdefault((row["loss"], row["shape"], row["dtype"], row["mode"]), {})[row["provider"]] = row
+    lines = ["| loss | logits | limit | " + " | ".join(providers) + " |", "|---" * (3 + len(providers)) + "|"]
+    for (loss, shape, dtype, mode), found in cases.items():
+        if len(found) > 1:
+            limit = found["jaxloss"]["traffic"] / rate * 1e3
+            times = [f"{found[name]['p50']:.2f}" if name in found else "-" for name in providers]
+            lines.append(f"| {loss} | {shape} {dtype} {mode} | {limit:.2f} | " + " | ".join(times) + " |")
+    return Markdown("\n".join(lines))
