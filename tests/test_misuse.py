@@ -18,10 +18,14 @@ FUNCTIONS |= {"LossSum.of": jaxloss.LossSum.of}
 SHAPES = [((6,), 5), ((2, 3), 4), ((), 3)]
 
 
-def user_error(function, *arguments, **options) -> str:
-    """What `checkify` finds, "" for nothing."""
-    checked = checkify.checkify(jax.jit(partial(function, **options)), errors=checkify.user_checks)
-    return checked(*arguments)[0].get() or ""
+def checked(function):
+    """A function of the same arguments that returns what `checkify` finds, "" for nothing."""
+    run = jax.jit(checkify.checkify(function, errors=checkify.user_checks))
+
+    def user_error(*arguments, **arrays) -> str:
+        return run(*arguments, **arrays)[0].get() or ""
+
+    return user_error
 
 
 def required(function) -> list[str]:
@@ -78,15 +82,17 @@ PATHS = [c for c in cases.ALL if c.name in {"cross_entropy", "entmax", "binary",
 @cases.parametrize(PATHS)
 def test_labels_before_logits_are_named_by_their_data(case, rng):
     batch = (2, 3)
-    onehot = jnp.asarray(np.eye(4)[rng.integers(0, 4, batch)], jnp.float32)
-    scores = jnp.asarray(rng.normal(size=(*batch, 4)), jnp.float32).at[..., 0].set(-1)
-    for predictions in (scores, jnp.abs(scores), jax.nn.softmax(scores)):
-        assert "swapped?" in user_error(case.call, onehot, predictions)
-    right = case.link(scores)
-    assert user_error(case.call, right, onehot) == ""
+    onehot = np.eye(4, dtype=np.float32)[rng.integers(0, 4, batch)]
+    scores = rng.normal(size=(*batch, 4)).astype(np.float32)
+    scores[..., 0] = -1
+    probabilities, right = np.asarray(jax.nn.softmax(scores)), np.asarray(case.link(scores))
+    user_error = checked(case.call)
+    for predictions in (scores, np.abs(scores), probabilities):
+        assert "swapped?" in user_error(onehot, predictions)
+    assert user_error(right, onehot) == ""
     if case.soft:
-        assert user_error(case.call, right, jax.nn.softmax(scores)) == ""
-        assert user_error(case.call, onehot, onehot) == ""
+        assert user_error(right, probabilities) == ""
+        assert user_error(onehot, onehot) == ""
 
 
 @cases.probability_cases
@@ -94,23 +100,23 @@ def test_labels_before_logits_are_named_by_their_data(case, rng):
 def test_probabilities_a_rounding_outside_count_as_0_or_1(case, dtype, rng, x64):
     logarithms = case.name == "log_probabilities"
     eps = float(jnp.finfo(dtype).eps)
-    run = jax.jit(jaxloss.per_example_value_and_grad(case.loss))
+    run, user_error = case.run, checked(case.loss)
     ends = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    onehot = jnp.asarray(ends, jnp.float32)
-    labels = [onehot, jnp.array([0, 1, 0], jnp.int32)] if case.name != "binary_probabilities" else [onehot]
+    onehot = ends.astype(np.float32)
+    labels = [onehot, np.array([0, 1, 0], np.int32)] if case.name != "binary_probabilities" else [onehot]
     for t in labels:
         with np.errstate(divide="ignore"):
-            exact = run(jnp.asarray(np.log(ends) if logarithms else ends, dtype), t)
+            exact = run((np.log(ends) if logarithms else ends).astype(dtype), t)
         for steps in (1, 7):
             off = ends + eps * steps * np.array([[1, -1], [-0.5, 0.5], [0.5, -1]])
             given = np.where(ends == 1, off - 1, -np.inf) if logarithms else off
             with jax.debug_nans(True):
-                got = run(jnp.asarray(given, dtype), t)
+                got = run(given.astype(dtype), t)
             jax.tree.map(np.testing.assert_array_equal, got, exact)
             assert np.isfinite(np.asarray(got[1], np.float64)).all()
-            assert user_error(case.loss, jnp.asarray(given, dtype), t) == ""
+            assert user_error(given.astype(dtype), t) == ""
         if not logarithms:
-            far = run(jnp.asarray(ends + eps * 20 * np.array([[1, -1], [0, 0], [0, -1]]), dtype), t)
+            far = run((ends + eps * 20 * np.array([[1, -1], [0, 0], [0, -1]])).astype(dtype), t)
             np.testing.assert_array_equal(np.isnan(far[0]).reshape(3, -1).any(1), [True, False, True])
             np.testing.assert_array_equal(np.isnan(far[1]).any(1), [True, False, True])
 
@@ -118,20 +124,20 @@ def test_probabilities_a_rounding_outside_count_as_0_or_1(case, dtype, rng, x64)
 @cases.probability_cases
 @pytest.mark.parametrize(("batch", "size"), [((6,), 5), ((2, 3), 40)])
 def test_logits_as_probabilities_are_named(case, batch, size, rng):
-    logits = jnp.asarray(rng.normal(size=(*batch, size)) * 3, jnp.float32)
-    labels = cases.labels_for(case, rng, "onehot", int(np.prod(batch)), size).reshape(logits.shape)
-    message = user_error(case.loss, logits, labels)
+    logits = (rng.normal(size=(*batch, size)) * 3).astype(np.float32)
+    labels = np.asarray(cases.labels_for(case, rng, "onehot", int(np.prod(batch)), size)).reshape(logits.shape)
+    right, user_error = np.asarray(case.link(logits)), checked(case.loss)
+    message = user_error(logits, labels)
     assert "must be" in message
     assert "for logits use s" in message
-    assert user_error(case.loss, case.link(logits).astype(jnp.bfloat16), labels) == ""
+    assert user_error(right.astype(jnp.bfloat16), labels) == ""
     if case.name == "binary_probabilities":
         return
-    positive = jax.nn.sigmoid(logits) if case.name == "probabilities" else -jnp.abs(logits) * 0.01
-    assert "sum to 1 in each row" in user_error(case.loss, positive, labels)
-    kept = jnp.zeros(batch, bool)
-    assert user_error(case.loss, positive, labels, where=kept) == ""
-    classes = jnp.ones(logits.shape, bool).at[..., 1:].set(False)
-    assert user_error(case.loss, case.link(logits), jnp.where(classes, labels, 0), where=classes) == ""
+    positive = 1 / (1 + np.exp(-logits)) if case.name == "probabilities" else -np.abs(logits) * np.float32(0.01)
+    assert "sum to 1 in each row" in user_error(positive, labels)
+    assert user_error(positive, labels, where=np.zeros(batch, bool)) == ""
+    classes = np.arange(size) == np.zeros((*batch, 1))
+    assert user_error(right, labels * classes, where=classes) == ""
 
 
 EFFECTIVE = partial(jaxloss.effective_number_weights, beta=0.9)
@@ -145,17 +151,22 @@ COUNTED = [
 
 @pytest.mark.parametrize(("weights", "dtype"), COUNTED)
 def test_labels_in_place_of_counts_are_named(weights, dtype, rng):
+    user_error = checked(weights)
+
+    def as_weights(labels):
+        rows = len(labels)
+        return CE(np.zeros((rows, 3), np.float32), np.zeros(rows, np.int32), class_weights=weights(labels))
+
     for rows, classes in ((32, 2), (5000, 37)):
-        labels = jnp.asarray(rng.integers(0, classes, rows), dtype)
-        assert "are they labels?" in user_error(weights, labels)
-        counts = jnp.bincount(labels.astype(jnp.int32), length=classes).astype(dtype)
-        assert user_error(weights, counts) == ""
+        labels = rng.integers(0, classes, rows)
+        assert "are they labels?" in user_error(labels.astype(dtype))
+        assert user_error(np.bincount(labels, minlength=classes).astype(dtype)) == ""
         with pytest.raises(ValueError, match=r"one entry for each of the 3 classes.*bincount\(labels, length=C\)"):
-            jaxloss.softmax_cross_entropy(
-                jnp.zeros((rows, 3)), jnp.zeros(rows, jnp.int32), class_weights=weights(labels)
-            )
-    assert "counts, >= 0; got -1" in user_error(weights, jnp.asarray([-1, 1, 1], dtype))
-    assert user_error(weights, jnp.asarray([900, 5, 1] * 40, dtype)) == ""
+            jax.eval_shape(as_weights, labels.astype(dtype))
+    counts = np.array([900, 5, 1, 1] * 8, dtype)
+    assert user_error(counts) == ""
+    counts[0] = -1
+    assert "counts, >= 0; got -1" in user_error(counts)
 
 
 @cases.all_cases
@@ -173,8 +184,9 @@ def test_labels_as_other_libraries_hand_them_over(case, rng):
         jaxloss.linear_loss(case.call, z, z.T, np.array(["cat", "dog"] * 3))
     if case not in PATHS:
         return
-    signs = jnp.asarray(np.sign(rng.normal(size=z.shape)), jnp.float32).at[0, 0].set(-1)
-    assert "got -1.0" in user_error(case.call, z, signs)
+    signs = np.sign(rng.normal(size=z.shape)).astype(np.float32)
+    signs[0, 0] = -1
+    assert "got -1.0" in checked(case.call)(z, signs)
 
 
 def test_alpha_of_a_softmax_loss_says_what_does_it():
@@ -275,5 +287,5 @@ def test_mistakes_are_named_with_what_to_do(mistake):
 
 def test_ids_over_one_class_name_the_sigmoid_losses(rng):
     labels = jnp.array([0, 1, 1, 0], jnp.int32)
-    message = user_error(CE, jnp.asarray(rng.normal(size=(4, 1)), jnp.float32), labels)
+    message = checked(CE)(rng.normal(size=(4, 1)).astype(np.float32), labels)
     assert "got 1. For binary labels use a sigmoid loss, of logits without that axis" in message
