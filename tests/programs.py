@@ -25,6 +25,7 @@ FAST = {
         "coming_from",
         "cost",
         "derivatives",
+        "docs",
         "eager",
         "edges",
         "elementwise",

@@ -13,6 +13,7 @@ import pytest
 import jaxloss
 from jaxloss import __main__ as command
 from jaxloss import _check as check
+from jaxloss import _speed
 from tests import programs
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_whole_check_as_a_user_runs_it(tmp_path):
     path = tmp_path / "check.json"
-    line = [sys.executable, "-W", "error", "-m", "jaxloss", "--json", str(path)]
+    line = [sys.executable, "-W", "error", "-m", "jaxloss", "--no-speed", "--json", str(path)]
     environment = {**programs.environment(), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,9 +40,7 @@ def test_the_whole_check_as_a_user_runs_it(tmp_path):
     assert max(row["share"] for row in report["accuracy"]) > 0.5
     assert len(report["edges"]) == 6
     assert all(edge["losses"] for edge in report["edges"])
-    assert report["speed"][0]["share_of_copy"] == 1
-    assert len(report["speed"]) == 4
-    assert min(row["gb_per_s"] for row in report["speed"]) > 0
+    assert "speed" not in report
 
 
 def naive(z, labels, **_):
@@ -68,7 +67,7 @@ def one_case(monkeypatch):
     for name in ("CASES", "SOFTMAX", "SIGMOID", "SPARSE", "RANKING", "PROBABILITIES"):
         monkeypatch.setattr(check, name, [check.SOFTMAX[0]] * 3)
     monkeypatch.setattr(check, "CASES", check.SOFTMAX[:1])
-    monkeypatch.setattr(command, "MANY", (64, 2))
+    monkeypatch.setattr(command, "MANY", (check.CLASSES, 32))  # the size of all other programs
     command.program.cache_clear()
     command.outcome.cache_clear()
     yield
@@ -100,7 +99,20 @@ def test_a_planted_fault_is_reported(fault, broken, monkeypatch, capsys, tmp_pat
     for words in broken:
         assert any(all(word in text for word in words) for text in lines), words
     assert printed.splitlines()[-1] == f"{report['passed']} of {report['checks']} checks passed."
-    assert "speed" not in report
+
+
+def test_speed_of_three_losses(monkeypatch, capsys, tmp_path):
+    for name in ("accuracies", "edges"):
+        monkeypatch.setattr(command, name, list)
+    monkeypatch.setattr(_speed, "SHAPES", {"cpu": (16, 64, "float32")})
+    monkeypatch.setattr(_speed, "SECONDS", 0.0)
+    path = tmp_path / "check.json"
+    assert command.main(["--json", str(path)]) == 0
+    report = json.loads(path.read_text())
+    assert capsys.readouterr().out.count("of the rate of a copy") == 4
+    assert report["speed"][0]["share_of_copy"] == 1
+    assert len(report["speed"]) == 4
+    assert min(row["gb_per_s"] for row in report["speed"]) > 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ import pytest
 from sklearn.linear_model import SGDClassifier
 
 import jaxloss
-from tests import cases
+from tests import cases, programs
 
+ROOT = Path(__file__).parent.parent
 OPTAX = {
     "softmax_cross_entropy": ("soft", (), {}),
     "softmax_cross_entropy, axis": ("soft axis", (0,), {}),
@@ -35,51 +37,57 @@ OPTAX = {
 def test_optax_positional_calls_give_optax_numbers(case, rng):
     name = case.split(",")[0]
     kind, arguments, options = OPTAX[case]
-    logits = cases.logits_for(None, rng)
-    labels = cases.labels_for(None, rng, kind.split()[0])
+    logits, labels = map(np.asarray, (cases.logits_for(None, rng), cases.labels_for(None, rng, kind.split()[0])))
     if "axis" in kind:
         logits, labels = logits.T, labels.T
     ours, theirs = getattr(jaxloss, name), getattr(optax.losses, name)
-    value, gradient = jaxloss.per_example_value_and_grad(ours)(logits, labels, *arguments, **options)
-    expected = theirs(logits, labels, *arguments, **options)
+
+    @jax.jit
+    def both(z, labels):
+        value, pullback = jax.vjp(lambda z: theirs(z, labels, *arguments, **options), z)
+        found = jaxloss.per_example_value_and_grad(ours)(z, labels, *arguments, **options)
+        return *found, value, pullback(jnp.ones_like(value))[0]
+
+    value, gradient, *expected = both(logits, labels)
     # optax forms log-sum-exp less the label's logit, which rounds in the size of the logits.
-    np.testing.assert_allclose(value, expected, rtol=1e-6, atol=2.0**-23 * float(jnp.max(jnp.abs(logits))))
-    expected = jax.grad(lambda z: jnp.sum(theirs(z, labels, *arguments, **options)))(logits)
-    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-6, atol=2.0**-23 * np.abs(logits).max())
+    np.testing.assert_allclose(gradient, expected[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_optax_class_masks(rng):
-    logits, labels = cases.logits_for(None, rng), cases.labels_for(None, rng, "soft")
-    where = np.arange(5) != 3
-    where = np.broadcast_to(where, logits.shape)
-    np.testing.assert_allclose(
-        jaxloss.softmax_cross_entropy(logits, labels * where, -1, where),
-        optax.losses.softmax_cross_entropy(logits, labels, -1, where),
-        rtol=1e-6,
-    )
+    logits, labels = cases.logits_for(None, rng), np.asarray(cases.labels_for(None, rng, "soft"))
+    where = np.broadcast_to(np.arange(5) != 3, logits.shape)
     ids = np.array([0, 1, 2, 4, 0, 1])
-    np.testing.assert_allclose(
-        jaxloss.softmax_cross_entropy_with_integer_labels(logits, ids, -1, where),
-        optax.losses.softmax_cross_entropy_with_integer_labels(logits, ids, -1, where),
-        rtol=1e-6,
-    )
+
+    @jax.jit
+    def both(z):
+        dense, sparse = "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels"
+        ours = getattr(jaxloss, dense)(z, labels * where, -1, where), getattr(jaxloss, sparse)(z, ids, -1, where)
+        theirs = getattr(optax.losses, dense)(z, labels, -1, where), getattr(optax.losses, sparse)(z, ids, -1, where)
+        return ours, theirs
+
+    np.testing.assert_allclose(*both(logits), rtol=1e-6)
 
 
 @pytest.mark.usefixtures("standard_promotion")
-def test_optax_kl_divergence(rng):
-    logits, other = cases.logits_for(None, rng), cases.logits_for(None, rng)
-    expected = optax.losses.kl_divergence(jax.nn.log_softmax(logits), jax.nn.softmax(other))
-    np.testing.assert_allclose(jaxloss.softmax_kl_divergence(logits, other), expected, rtol=1e-5)
+def test_optax_kl_divergence_and_huber(rng):
+    pair = cases.logits_for(None, rng), cases.logits_for(None, rng)
 
+    @jax.jit
+    def both(z, u):
+        log_p, p = jax.nn.log_softmax(z), jax.nn.softmax(u)
+        calls = ((z,), {}), ((z, u), {}), ((z, u), {"delta": 0.3})
+        ours = [jaxloss.softmax_kl_divergence(z, u), *(jaxloss.huber_loss(*x, **options) for x, options in calls)]
+        theirs = [
+            optax.losses.kl_divergence(log_p, p), *(optax.losses.huber_loss(*x, **options) for x, options in calls)
+        ]  # fmt: skip
+        return list(zip(ours, theirs, strict=True))
 
-@pytest.mark.usefixtures("standard_promotion")
-def test_optax_huber(rng):
-    predictions, targets = cases.logits_for(None, rng), cases.logits_for(None, rng)
-    pair = (predictions, targets)
-    for arguments, options in ((predictions,), {}), (pair, {}), (pair, {"delta": 0.3}):
-        expected = optax.losses.huber_loss(*arguments, **options)
-        np.testing.assert_allclose(jaxloss.huber_loss(*arguments, **options), expected, rtol=1e-6)
+    (divergence, expected), *others = both(*pair)
+    np.testing.assert_allclose(divergence, expected, rtol=1e-5)
+    for found, expected in others:
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_scikit_learns_modified_huber(rng):
@@ -125,7 +133,9 @@ print(result.testsRun, len(result.failures) + len(result.errors), [name.id() for
 def test_optax_own_tests_pass_with_these_functions_in_place():
     if find_spec("optax.losses._classification_test") is None:
         pytest.skip("this optax comes without its tests")
-    found = subprocess.run([sys.executable, "-c", OWN_TESTS], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", OWN_TESTS]
+    environment = {**programs.environment(), "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     count, failed = map(int, found.split("[")[0].split())
     assert failed == 0, found
     assert count >= 70
