@@ -12,9 +12,10 @@ from jax.experimental import checkify
 import jaxloss
 
 CE = jaxloss.softmax_cross_entropy
-ROWS, WIDTH, SIZE = 24, 4, 2**19
-"""Logits of 48 MiB: two chunks of 12 rows on CPU, one of all elsewhere."""
+ROWS, WIDTH, SIZE = 24, 4, 2**18
+"""Logits of 24 MiB: two chunks of 12 rows on CPU, one of all elsewhere."""
 ACCELERATORS = ["cuda", "rocm", "tpu"]
+PLATFORMS = ["cpu", *ACCELERATORS]
 
 
 def close(got, expected, rtol=1e-5, atol=1e-6):
@@ -22,7 +23,9 @@ def close(got, expected, rtol=1e-5, atol=1e-6):
 
 
 def lowered(function, *arguments, platforms):
-    return jax.jit(function).trace(*arguments).lower(lowering_platforms=tuple(platforms)).as_text()
+    """The text of a program for each platform, of one trace."""
+    traced = jax.jit(function).trace(*arguments)
+    return {name: traced.lower(lowering_platforms=(name,)).as_text() for name in platforms}
 
 
 @pytest.mark.parametrize(
@@ -46,20 +49,18 @@ def test_the_default_chunk_is_that_of_the_docs(platform, rows, width, size, chun
         return jaxloss.map_linear_logits(CE, h, k, jnp.zeros(rows, jnp.int32))
 
     shapes = jax.ShapeDtypeStruct((rows, width), jnp.float32), jax.ShapeDtypeStruct((width, size), jnp.float32)
-    for name in ["cpu"] if platform == "cpu" else ACCELERATORS:
-        for function in (jax.grad(loss, (0, 1)), by_row):
-            text = lowered(function, *shapes, platforms=[name])
+    for function in (jax.grad(loss, (0, 1)), by_row):
+        for text in lowered(function, *shapes, platforms=["cpu"] if platform == "cpu" else ACCELERATORS).values():
             assert f"tensor<{chunk}x{size}xf32>" in text
             assert f"tensor<{rows}x{size}xf32>" not in text
             assert text.count("stablehlo.while") == 1
 
 
-@pytest.fixture
-def problem(rng):
-    hidden, kernel = rng.normal(size=(ROWS, WIDTH)), rng.normal(size=(WIDTH, SIZE))
-    return (jnp.asarray(hidden, jnp.float32), jnp.asarray(kernel, jnp.float32)), jnp.asarray(
-        rng.integers(0, SIZE, ROWS)
-    )
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(20261127)
+    hidden, kernel = (rng.normal(size=size).astype(np.float32) for size in ((ROWS, WIDTH), (WIDTH, SIZE)))
+    return (jnp.asarray(hidden), jnp.asarray(kernel)), jnp.asarray(rng.integers(0, SIZE, ROWS))
 
 
 BOTH = (0, 1)
@@ -75,26 +76,39 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_every_transformation_with_a_chunk_for_each_platform(name, problem):
+@pytest.fixture(scope="module")
+def expected(problem):
+    """What every transformation finds from all logits at once, in one program."""
     x, ids = problem
-    chunked = partial(TRANSFORMS[name], lambda h, k: jaxloss.linear_loss(CE, h, k, ids).mean())
-    whole = partial(TRANSFORMS[name], lambda h, k: jnp.mean(CE(h @ k, ids)))
-    close(jax.jit(chunked)(x), jax.jit(whole)(x))
-    loops = {name: lowered(chunked, x, platforms=[name]).count("stablehlo.while") for name in ("cpu", *ACCELERATORS)}
+
+    def whole(h, k):
+        return jnp.mean(CE(h @ k, ids))
+
+    return jax.jit(lambda x: {name: transform(whole, x) for name, transform in TRANSFORMS.items()})(x)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_every_transformation_with_a_chunk_for_each_platform(name, problem, expected):
+    x, ids = problem
+    program = jax.jit(partial(TRANSFORMS[name], lambda h, k: jaxloss.linear_loss(CE, h, k, ids).mean()))
+    close(program(x), expected[name])
+    loops = {name: text.count("stablehlo.while") for name, text in lowered(program, x, platforms=PLATFORMS).items()}
     assert loops.pop("cpu") in (1, 2)
     assert set(loops.values()) == {0}
 
 
-@pytest.mark.parametrize("name", ["value and gradient", "forward over reverse"])
-def test_results_by_row_with_a_chunk_for_each_platform(name, problem):
+def test_results_by_row_with_a_chunk_for_each_platform(problem):
     x, ids = problem
-    chunked = partial(TRANSFORMS[name], lambda h, k: jnp.sum(jaxloss.map_linear_logits(CE, h, k, ids) ** 2))
-    whole = partial(TRANSFORMS[name], lambda h, k: jnp.sum(CE(h @ k, ids) ** 2))
-    close(jax.jit(chunked)(x), jax.jit(whole)(x), rtol=1e-4, atol=1e-4)
+
+    def run(function):
+        """Value and gradient, and the derivative of each."""
+        return jax.jit(lambda x: jax.jvp(jax.value_and_grad(lambda h, k: jnp.sum(function(h, k) ** 2), BOTH), x, x))(x)
+
+    got, whole = run(lambda h, k: jaxloss.map_linear_logits(CE, h, k, ids)), run(lambda h, k: CE(h @ k, ids))
+    close(got, whole, rtol=1e-4, atol=1e-4)
 
 
-def test_a_program_for_every_platform_has_the_chunks_of_each(problem):
+def test_a_program_for_every_platform_has_the_chunks_of_each(problem, expected):
     x, ids = problem
 
     def step(h, k, ids):
@@ -104,7 +118,7 @@ def test_a_program_for_every_platform_has_the_chunks_of_each(problem):
     text = program.mlir_module()
     assert f"tensor<12x{SIZE}xf32>" in text
     assert f"tensor<24x{SIZE}xf32>" in text
-    close(program.call(*x, ids), step(*x, ids))
+    close(program.call(*x, ids), expected["value and gradient"])
 
 
 def test_checks_reach_the_caller_through_the_chosen_chunk(problem):
@@ -114,19 +128,38 @@ def test_checks_reach_the_caller_through_the_chosen_chunk(problem):
     assert "got -7" in checked(ids.at[20].set(-7))[0].get()
 
 
-@pytest.mark.parametrize("chunk", [8, None])
-def test_a_symbolic_number_of_rows(chunk, rng):
-    rows, kernel = export.symbolic_shape("rows")[0], jnp.asarray(rng.normal(size=(4, 11)), jnp.float32)
+def derivatives(losses, total, hidden):
+    """Value and gradient, the gradient's derivative, and the losses, by hidden rows."""
+    return jax.value_and_grad(total)(hidden), jax.jvp(jax.grad(total), (hidden,), (hidden,))[1], losses(hidden)
+
+
+@jax.jit
+def from_all_logits(kernel, hidden, ids):
+    def losses(h):
+        return CE(h @ kernel, ids)
+
+    def total(h):
+        return jaxloss.LossSum.of(CE(h @ kernel, jnp.maximum(ids, 0)), ids >= 0).mean()
+
+    return derivatives(losses, total, hidden)
+
+
+@pytest.mark.parametrize(("chunk", "sizes"), [(8, (1, 8, 21)), (None, (1, 21))])
+def test_a_symbolic_number_of_rows(chunk, sizes, rng):
+    rows, kernel = export.symbolic_shape("rows")[0], rng.normal(size=(4, 11)).astype(np.float32)
     places = [jax.ShapeDtypeStruct((rows, 4), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.int32)]
 
     def step(hidden, ids):
-        def loss(h):
+        def total(h):
             return jaxloss.linear_loss(CE, h, kernel, ids, where=ids >= 0, chunk_rows=chunk).mean()
 
-        losses = jaxloss.map_linear_logits(CE, hidden, kernel, ids, chunk_rows=chunk)
-        return jax.value_and_grad(loss)(hidden), jax.jvp(jax.grad(loss), (hidden,), (hidden,))[1], losses
+        return derivatives(lambda h: jaxloss.map_linear_logits(CE, h, kernel, ids, chunk_rows=chunk), total, hidden)
 
     program = export.export(jax.jit(step), platforms=("cpu", "cuda", "tpu"))(*places)
-    for n in (1, 7, 8, 9, 21):
-        x = jnp.asarray(rng.normal(size=(n, 4)), jnp.float32), jnp.asarray(rng.integers(-1, 11, n), jnp.int32)
-        close(program.call(*x), step(*x))
+    for n in sizes:
+        # Rows left out fill up those of the one program from all logits.
+        hidden, ids = np.zeros((21, 4), np.float32), np.full(21, -1, np.int32)
+        hidden[:n], ids[:n] = rng.normal(size=(n, 4)), rng.integers(-1, 11, n)
+        ids[:2] = 3, -1
+        (value, gradient), moved, losses = from_all_logits(kernel, hidden, ids)
+        close(program.call(hidden[:n], ids[:n]), ((value, gradient[:n]), moved[:n], losses[:n]))
