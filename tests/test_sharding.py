@@ -64,7 +64,7 @@ def on_meshes(some: list[cases.Case]):
     return pytest.mark.parametrize(("kind", "case", "options"), every, ids=lambda x: getattr(x, "name", x))
 
 
-@on_meshes(cases.ALL)
+@on_meshes([case for case in cases.ALL if not case.name.endswith("focal_half")])
 @pytest.mark.parametrize("labels", ["ids", "soft"])
 def test_logits_sharded_over_both_axes(case, labels, options, kind, rng):
     """optax's loss for integer labels raises ShardingTypeError on the explicit mesh."""
@@ -84,8 +84,9 @@ def test_logits_sharded_over_both_axes(case, labels, options, kind, rng):
     given = jax.device_put(given, NamedSharding(devices, P("data") if labels == "ids" else spec))
     close(program(logits, given), expected)
     assert brought or not gathers(program.lower(logits, given).compile().as_text())
-    gradient = jax.grad(lambda z: jnp.sum(case.call(z, given)))
-    assert jax.eval_shape(lambda z: jax.vjp(gradient, z)[1](z)[0], logits).shape == logits.shape
+    if kind == AxisType.Explicit:  # types of second derivatives
+        gradient = jax.grad(lambda z: jnp.sum(case.call(z, given)))
+        assert jax.eval_shape(lambda z: jax.vjp(gradient, z)[1](z)[0], logits).shape == logits.shape
 
 
 def brings_together(case, labels: str, options: dict) -> bool:
@@ -104,30 +105,28 @@ def gathers(text: str) -> list[str]:
 @pytest.mark.parametrize("labels", ["ids", "soft"])
 @pytest.mark.usefixtures("standard_promotion")
 def test_train_step_on_an_explicit_mesh(labels, rng):
-    x = jnp.asarray(rng.normal(size=(ROWS, 6)), jnp.float32)
-    w = jnp.asarray(rng.normal(size=(6, SIZE)), jnp.float32)
+    x, w = (rng.normal(size=size).astype(np.float32) for size in ((ROWS, 6), (6, SIZE)))
     _, given = batch(rng, labels)
     optimizer = optax.adamw(0.1)
 
-    def step(w, state, x, given):
+    @jax.jit
+    def step(w, x, given):
         def loss(w):
             logits = jnp.dot(x, w)
             return jaxloss.mean(jaxloss.softmax_focal_loss(logits, given, label_smoothing=0.1, z_loss=1e-3))
 
         value, gradient = jax.value_and_grad(loss)(w)
-        updates, state = optimizer.update(gradient, state, w)
+        updates, state = optimizer.update(gradient, optimizer.init(w), w)
         return optax.apply_updates(w, updates), state, value
 
-    expected = step(w, optimizer.init(w), x, given)
+    expected = step(w, x, given)
     devices = mesh(AxisType.Explicit)
     with jax.set_mesh(devices):
         sharded = jax.device_put(w, NamedSharding(devices, P(None, "model")))
         x = jax.device_put(x, NamedSharding(devices, P("data", None)))
         given = jax.device_put(given, NamedSharding(devices, P("data") if labels == "ids" else P("data", "model")))
-        state = optimizer.init(sharded)
-        program = jax.jit(step)
-        got = program(sharded, state, x, given)
-        assert not gathers(program.lower(sharded, state, x, given).compile().as_text())
+        got = step(sharded, x, given)
+        assert not gathers(step.lower(sharded, x, given).compile().as_text())
     close(got[0], expected[0])
     close(got[2], expected[2])
 
@@ -137,41 +136,32 @@ def test_train_step_on_an_explicit_mesh(labels, rng):
 def test_classes_sharded_inside_shard_map(case, labels, options, rng):
     """Megatron#737: smoothing counts all classes, not those of a shard; ids are global."""
     logits, given = batch(rng, labels)
-    logits = logits.at[:, 3].set(-jnp.inf)
-    given = jnp.where(given == 3, 4, given) if labels == "ids" else given.at[:, 3].set(0)
+    logits, given = np.array(logits), np.array(given)
+    logits[:, 3] = -np.inf
+    given = np.where(given == 3, 4, given) if labels == "ids" else given * (np.arange(SIZE) != 3).astype(np.float32)
     options = optional(case, options)
-    expected = jaxloss.per_example_value_and_grad(case.call)(logits, given, **options)
+    expected = case.run(logits, given, **options)
     each = {"class_weights": np.ones(SIZE, np.float32)} | {key: x for key, x in options.items() if np.ndim(x)}
     rest = {key: value for key, value in options.items() if key not in each}
 
     def shard(z, t, each):
         return case.call(z, t, axis_name="model", **each, **rest)
 
-    by_label = P("data") if labels == "ids" else P("data", "model")
-    sharded = jax.shard_map(
-        shard, mesh=mesh(AxisType.Auto), in_specs=(P("data", "model"), by_label, P("model")), out_specs=P("data")
-    )
-    each = jax.tree.map(jnp.asarray, each)
-    tangent = jnp.asarray(rng.normal(size=logits.shape), jnp.float32)
-
-    @jax.jit
-    def run(z, t):
-        forward = jax.jvp(lambda z: jnp.sum(sharded(z, t, each)), (z,), (tangent,))[1]
-        return jaxloss.per_example_value_and_grad(lambda z, t: sharded(z, t, each))(z, t), forward
-
-    close(run(logits, given), (expected, jnp.sum(expected[1] * tangent)))
-    assert brings_together(case, labels, options) or not gathers(run.lower(logits, given).compile().as_text())
-
     def inner(z, t, each):
         return jax.grad(lambda z: jnp.sum(shard(z, t, each)))(z)
 
-    inside = jax.shard_map(
-        inner,
-        mesh=mesh(AxisType.Auto),
-        in_specs=(P("data", "model"), by_label, P("model")),
-        out_specs=P("data", "model"),
-    )
-    close(jax.jit(inside)(logits, given, each), expected[1])
+    specs = (P("data", "model"), P("data") if labels == "ids" else P("data", "model"), P("model"))
+    on_mesh = partial(jax.shard_map, mesh=mesh(AxisType.Auto), in_specs=specs)
+    sharded, inside = on_mesh(shard, out_specs=P("data")), on_mesh(inner, out_specs=P("data", "model"))
+    arguments = logits, given, each, rng.normal(size=logits.shape).astype(np.float32)
+
+    @jax.jit
+    def run(z, t, each, tangent):
+        forward = jax.jvp(lambda z: jnp.sum(sharded(z, t, each)), (z,), (tangent,))[1]
+        return jaxloss.per_example_value_and_grad(lambda z, t: sharded(z, t, each))(z, t), forward, inside(z, t, each)
+
+    close(run(*arguments), (expected, np.sum(expected[1] * arguments[-1]), expected[1]))
+    assert brings_together(case, labels, options) or not gathers(run.lower(*arguments).compile().as_text())
 
 
 def test_second_order_with_sharded_classes(rng):
@@ -187,14 +177,15 @@ def test_second_order_with_sharded_classes(rng):
         return jnp.sum(loss(z, ids))
 
     def product(f):
-        return jax.jit(lambda z: jax.jvp(jax.grad(f), (z,), (jnp.cos(z),))[1])(logits)
+        return lambda z: jax.jvp(jax.grad(f), (z,), (jnp.cos(z),))[1]
 
-    close(product(sharded), product(lambda z: jnp.sum(jaxloss.softmax_focal_loss(z, ids))))
+    whole = product(lambda z: jnp.sum(jaxloss.softmax_focal_loss(z, ids)))
+    close(*jax.jit(lambda z: (product(sharded)(z), whole(z)))(logits))
 
 
 def test_labels_outside_with_sharded_classes(rng):
     logits, _ = batch(rng, "ids")
-    ids = jnp.array([-1, 0, SIZE, SIZE - 1, 3, -100, 5, 2**31 - 1])
+    ids = np.array([-1, 0, SIZE, SIZE - 1, 3, -100, 5, 2**31 - 1], np.int32)
     sharded = jax.shard_map(
         lambda z, y: jaxloss.softmax_cross_entropy(z, y, axis_name="model"),
         mesh=mesh(AxisType.Auto),
@@ -202,7 +193,7 @@ def test_labels_outside_with_sharded_classes(rng):
         out_specs=P("data"),
     )
     value, gradient = jax.jit(jaxloss.per_example_value_and_grad(sharded))(logits, ids)
-    expected = jaxloss.per_example_value_and_grad(jaxloss.softmax_cross_entropy)(logits, ids)
+    expected = cases.SOFTMAX[0].run(logits, ids)
     close((value, gradient), expected)
     np.testing.assert_array_equal(np.isnan(value), [True, False, True, False, False, True, False, True])
 
@@ -221,8 +212,8 @@ def test_divergence_with_sharded_classes(rng):
         in_specs=(spec, spec),
         out_specs=P("data"),
     )
-    expected = divergences(logits, other)
-    close(jax.jit(sharded)(logits, other), expected)
+    got, expected = jax.jit(lambda z, u: (sharded(z, u), divergences(z, u)))(logits, other)
+    close(got, expected)
     explicit = [jax.device_put(x, NamedSharding(mesh(AxisType.Explicit), spec)) for x in (logits, other)]
     close(jax.jit(divergences)(*explicit), expected)
 
@@ -232,7 +223,7 @@ def test_divergence_with_sharded_classes(rng):
 def test_logits_and_labels_may_vary_over_different_axes(case, varies, rng):
     """Labels made inside, or shared by devices that each have logits: types of both forms agree."""
     logits, labels = batch(rng, "soft" if case.soft else "ids", 40)
-    logits, labels = case.link(logits), labels if case.soft else jax.nn.one_hot(labels, 40)
+    logits, labels = case.link(logits), labels if case.soft else np.eye(40, dtype=np.float32)[labels]
     given = (logits, labels[:1]) if varies == "logits" else (logits[:1], labels)
     smooth = case.takes(label_smoothing=0.1)
 
@@ -243,8 +234,12 @@ def test_logits_and_labels_may_vary_over_different_axes(case, varies, rng):
 
     specs = tuple(P("data") if len(x) > 1 else P() for x in given)
     sharded = jax.shard_map(total, mesh=mesh(AxisType.Auto), in_specs=specs, out_specs=P())
-    expected = jnp.sum(case.call(*(jnp.broadcast_to(x, (ROWS, 40)) for x in given), **smooth))
-    np.testing.assert_allclose(jax.jit(sharded)(*given), expected, rtol=64 * 2.0**-23)
+
+    def whole(*given):
+        return jnp.sum(case.call(*(jnp.broadcast_to(x, (ROWS, 40)) for x in given), **smooth))
+
+    got, expected = jax.jit(lambda *given: (sharded(*given), whole(*given)))(*given)
+    np.testing.assert_allclose(got, expected, rtol=64 * 2.0**-23)
 
 
 @cases.parametrize(cases.CLASSES)
@@ -262,6 +257,11 @@ def test_an_axis_that_does_not_split_the_classes_is_refused(case, rng):
         sharded(None)
     with pytest.raises(ValueError, match=r"`axis_name` must be a mesh axis inside jax\.shard_map; got 'model'"):
         loss(logits, labels)
-    close(sharded("model", check_vma=False), case.call(logits, labels))
-    parts = jax.vmap(loss, in_axes=(1, None), axis_name="model")(logits.reshape(ROWS, 4, -1), labels)
-    close(parts[0], case.call(logits, labels))
+    parts = jax.vmap(loss, in_axes=(1, None), axis_name="model")
+
+    @jax.jit
+    def everywhere(z, t):
+        return sharded("model", check_vma=False), parts(z.reshape(ROWS, 4, -1), t)[0], case.call(z, t)
+
+    found, by_parts, expected = everywhere(logits, labels)
+    close((found, by_parts), (expected, expected))
