@@ -29,8 +29,8 @@ def close(got, expected):
 
 
 def focal(logits, labels, gamma, axis_name=None):
-    losses = jaxloss.softmax_focal_loss(logits, labels, gamma=gamma, label_smoothing=0.1, axis_name=axis_name)
-    return losses + CE(logits, labels, z_loss=1e-2, axis_name=axis_name)
+    options = {"label_smoothing": 0.1, "z_loss": 1e-2, "axis_name": axis_name}
+    return jaxloss.softmax_focal_loss(logits, labels, gamma=gamma, **options)
 
 
 EXPECTED = {}
@@ -40,26 +40,34 @@ class Problem:
     """Arguments of a loss by everything that can be differentiated, on one device and on a mesh."""
 
     def __init__(self, rng, size=SIZE, soft=False):
-        self.where = jnp.asarray(rng.uniform(size=(BATCH, TIME)) < 0.8)
-        ids = jnp.asarray(rng.integers(0, size, (BATCH, TIME)), jnp.int32)
-        distributions = jnp.asarray(rng.dirichlet(np.ones(size), (BATCH, TIME)), jnp.float32)
+        self.where = rng.uniform(size=(BATCH, TIME)) < 0.8
+        ids = rng.integers(0, size, (BATCH, TIME)).astype(np.int32)
+        distributions = rng.dirichlet(np.ones(size), (BATCH, TIME)).astype(np.float32)
         self.labels = distributions if soft else ids
         hidden = rng.normal(size=(BATCH, TIME, WIDTH))
         kernel, bias, weights = rng.normal(size=(WIDTH, size)), rng.normal(size=size), rng.uniform(size=(BATCH, TIME))
-        self.x = tuple(jnp.asarray(a, jnp.float32) for a in (hidden, kernel, bias, weights, 1.5))
-        self.t = jax.tree.map(lambda a: jnp.cos(3 * a), self.x)
+        self.x = tuple(np.asarray(a, np.float32) for a in (hidden, kernel, bias, weights, 1.5))
+        self.t = tuple(np.cos(3 * a) for a in self.x)
 
     def loss(self, hidden, kernel, bias, weights, gamma, function=focal, labels=None, **options):
         labels = self.labels if labels is None else labels
         rest = {"bias": bias, "where": self.where, "weights": weights, "loss_args": (gamma,), "chunk_rows": CHUNK}
         return jaxloss.linear_loss(function, hidden, kernel, labels, **rest, **options).mean()
 
-    def expected(self, transform):
-        """On one device; found once for equal problems."""
-        key = transform, *(np.asarray(a).tobytes() for a in (*self.x, self.where, self.labels))
+    def whole(self, hidden, kernel, bias, weights, gamma):
+        """The same of all logits, on one device."""
+        logits = hidden @ kernel if bias is None else hidden @ kernel + bias[None, None]
+        return jaxloss.LossSum.of(focal(logits, self.labels, gamma), self.where, weights).mean()
+
+    def expected(self, name, function=None):
+        """Of all logits, or by `function`: once for equal problems, all derivatives but the gradient by one program."""
+        names = [other for other in TRANSFORMS if (other == GRADIENT) == (name == GRADIENT)]
+        key = name == GRADIENT, *(np.asarray(a).tobytes() for a in (*self.x, self.where, self.labels))
         if key not in EXPECTED:
-            EXPECTED[key] = jax.jit(partial(transform, self.loss))(self.x, self.t)
-        return EXPECTED[key]
+            EXPECTED[key] = jax.jit(
+                lambda x, t: {name: TRANSFORMS[name](function or self.whole, x, t) for name in names}
+            )(self.x, self.t)
+        return EXPECTED[key][name]
 
     def placed(self, devices, x, kernel=KERNEL):
         specs = (P("data"), kernel, P("model"), P("data"), P())
@@ -67,8 +75,9 @@ class Problem:
 
 
 BY_ALL = tuple(range(5))
+GRADIENT = "value and gradient"
 TRANSFORMS = {
-    "value and gradient": lambda f, x, t: jax.value_and_grad(f, BY_ALL)(*x),
+    GRADIENT: lambda f, x, t: jax.value_and_grad(f, BY_ALL)(*x),
     "jvp": lambda f, x, t: jax.jvp(f, x, t),
     "forward over reverse": lambda f, x, t: jax.jvp(jax.grad(f, BY_ALL), x, t)[1],
     "reverse over forward": lambda f, x, t: jax.grad(lambda x: jax.jvp(f, x, t)[1])(x),
@@ -90,7 +99,7 @@ def test_rows_and_classes_split(name, soft, kind, rng):
     x, t = problem.placed(devices, problem.x), problem.placed(devices, problem.t)
     with jax.set_mesh(devices):
         got = jax.jit(partial(TRANSFORMS[name], loss))(x, t)
-    close(got, problem.expected(TRANSFORMS[name]))
+    close(got, problem.expected(name))
 
 
 def collectives(text: str) -> list[tuple[bool, str, int]]:
@@ -134,6 +143,12 @@ def test_collectives_of_the_compiled_program(kind, rng):
     assert local <= after <= local + 4, found
 
 
+def losses_of(problem) -> np.ndarray:
+    """Cross-entropy of each row of ids, without bias."""
+    z = np.asarray(problem.x[0], np.float64) @ problem.x[1]
+    return np.log(np.sum(np.exp(z), -1)) - np.take_along_axis(z, problem.labels[..., None], -1)[..., 0]
+
+
 FSDP = {
     "width": P("data", "model"),
     "classes": P(None, ("model", "data")),
@@ -150,6 +165,12 @@ def test_a_kernel_split_over_the_batch_as_well(split, kind, rng):
     loss = partial(problem.loss, function=partial(focal, axis_name="model"), **names)
     x = problem.placed(devices, problem.x, kernel=spec)
     by_all = jax.value_and_grad(loss, BY_ALL)
+
+    def derivative_and_losses(x, t):
+        rest = {"chunk_rows": CHUNK, **names}
+        losses = jaxloss.map_linear_logits(partial(CE, axis_name="model"), *x[:2], problem.labels, **rest)
+        return TRANSFORMS["forward over reverse"](loss, x, t), losses
+
     out = None
     if kind == AxisType.Auto:  # or XLA chooses
         out = (NamedSharding(devices, P()), tuple(a.sharding for a in x))
@@ -157,23 +178,16 @@ def test_a_kernel_split_over_the_batch_as_well(split, kind, rng):
         program = jax.jit(lambda *x: by_all(*x), out_shardings=out)
         got = program(*x)
         found = collectives(program.lower(*x).compile().as_text())
-        moved = jax.jit(partial(TRANSFORMS["forward over reverse"], loss))(x, x)
-    close(got, problem.expected(TRANSFORMS["value and gradient"]))
-    close(moved, jax.jit(partial(TRANSFORMS["forward over reverse"], problem.loss))(problem.x, problem.x))
+        moved, losses = jax.jit(derivative_and_losses)(x, problem.placed(devices, problem.t, kernel=spec))
+    close(got, problem.expected(GRADIENT))
+    close(moved, problem.expected("forward over reverse"))
+    close(losses, losses_of(problem))
     assert got[1][1].sharding.spec == spec
     shard = WIDTH * 24 // 4
     if "other way" not in split:
         assert [(inside, size) for inside, kind, size in found if kind == "all-gather"] == [(False, shard)]
         assert [(inside, size) for inside, kind, size in found if kind == "reduce-scatter"] == [(False, shard // 2)]
         assert max(size for _, kind, size in found if kind == "all-reduce") <= BATCH * TIME * WIDTH // 2 + SIZE
-    named = {**NAMES, "kernel_spec": spec} if kind == AxisType.Auto else {}
-    with jax.set_mesh(devices):
-        losses = jax.jit(
-            lambda h, k: jaxloss.map_linear_logits(
-                partial(CE, axis_name="model"), h, k, problem.labels, chunk_rows=CHUNK, **named
-            )
-        )
-        close(losses(*x[:2]), CE(problem.x[0] @ problem.x[1], problem.labels))
 
 
 @KINDS
@@ -182,9 +196,10 @@ def test_gradients_are_summed_over_devices_in_float32_and_rounded_once(split, ki
     problem, devices = Problem(rng), mesh(kind)
     names = NAMES | {"kernel_spec": split} if kind == AxisType.Auto else {}
     loss = partial(problem.loss, function=partial(focal, axis_name="model"), **names)
-    x = [a.astype(jnp.bfloat16) for a in problem.x[:3]] + list(problem.x[3:])
+    narrow = [a.astype(jnp.bfloat16) for a in problem.x[:3]]
+    problem.x = (*narrow, *problem.x[3:])
     with jax.set_mesh(devices):
-        placed = problem.placed(devices, x, kernel=split)
+        placed = problem.placed(devices, problem.x, kernel=split)
         program = jax.jit(lambda *x: jax.value_and_grad(loss, BY_ALL)(*x)).lower(*placed)
         got = program.compile()(*placed)
     sums = re.findall(
@@ -195,29 +210,31 @@ def test_gradients_are_summed_over_devices_in_float32_and_rounded_once(split, ki
     )
     for kind_of, array in sums:
         assert array.endswith("bf16") == (kind_of == "all_gather"), (kind_of, array)
-    one = jax.jit(jax.value_and_grad(problem.loss, BY_ALL))(*x)
+    one = problem.expected(GRADIENT, problem.loss)
     # Sums in another order differ by a rounding of float32, which flips one of bfloat16 now and then.
     for a, b in zip(got[1][:3], one[1][:3], strict=True):
         assert a.dtype == jnp.bfloat16
-        assert np.mean(np.asarray(a != b)) < 0.02
+        assert np.mean(np.asarray(a) != np.asarray(b)) < 0.02
 
 
-@pytest.mark.parametrize("size", [18, 21, 23])
-@pytest.mark.parametrize("soft", [False, True], ids=["ids", "soft"])
-def test_classes_that_do_not_divide_are_filled_up(soft, size, rng):
+@pytest.mark.parametrize(("size", "soft"), [(18, False), (21, False), (21, True), (23, True)])
+def test_classes_that_do_not_divide_are_filled_up(size, soft, rng):
     """Megatron#737: smoothing over the classes that exist. Columns of zeros would each add 1 to the sum (tokamax)."""
     problem = Problem(rng, size, soft)
     names = NAMES | {"labels_spec": P("data", None, "model") if soft else None, "class_fill": 0}
     loss = partial(problem.loss, function=partial(focal, axis_name="model"), **names)
 
-    def without_bias(loss):
-        return jax.value_and_grad(lambda h, k: loss(h, k, None, *problem.x[3:]), (0, 1))
+    def with_and_without_bias(loss):
+        return jax.jit(
+            lambda h, k, *rest: (
+                jax.value_and_grad(loss, BY_ALL)(h, k, *rest),
+                jax.value_and_grad(lambda h, k: loss(h, k, None, *rest[1:]), (0, 1))(h, k),
+            )
+        )(*problem.x)
 
     with jax.set_mesh(mesh(AxisType.Auto)):
-        got = jax.jit(jax.value_and_grad(loss, BY_ALL))(*problem.x)
-        got_without = jax.jit(without_bias(loss))(*problem.x[:2])
-    close(got, problem.expected(TRANSFORMS["value and gradient"]))
-    close(got_without, without_bias(problem.loss)(*problem.x[:2]))
+        got = with_and_without_bias(loss)
+    close(got, with_and_without_bias(problem.whole))
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -235,13 +252,13 @@ def test_inside_a_shard_map_of_the_user(name, rng):
         return sharded(hidden, kernel, bias, weights, gamma, problem.labels, problem.where)
 
     got = jax.jit(partial(TRANSFORMS[name], loss))(problem.x, problem.t)
-    close(got, problem.expected(TRANSFORMS[name]))
+    close(got, problem.expected(name))
 
 
 @KINDS
 def test_rows_alone_or_classes_alone(kind, rng):
     problem, devices = Problem(rng), mesh(kind)
-    plain = problem.expected(TRANSFORMS["value and gradient"])
+    plain = problem.expected(GRADIENT)
     both = {"axis_name": "model"}, partial(focal, axis_name="model"), (P(), P(None, "model"), P("model"), P(), P())
     rows = {"batch_spec": P("data", None)}, focal, (P("data"), P(), P(), P("data"), P())
     time = {"batch_spec": P(None, "data")}, focal, (P(None, "data"), P(), P(), P(None, "data"), P())
@@ -261,7 +278,10 @@ def test_auxiliary_results_tables_and_results_by_row(kind, rng):
         row = jaxloss.softmax_statistics(logits, labels, axis_name=axis_name)
         return row.negative_log_probability, {"right": row.accuracy == 1, "entropy": row.entropy}
 
-    expected = results(hidden @ kernel, problem.labels)
+    def whole(table):
+        return results(hidden @ table.T, problem.labels)
+
+    expected = jax.jit(whole)(kernel.T)
     sharded, names = partial(results, axis_name="model"), NAMES if kind == AxisType.Auto else {}
     x, table, labels = (
         jax.device_put(a, NamedSharding(devices, s))
@@ -271,16 +291,20 @@ def test_auxiliary_results_tables_and_results_by_row(kind, rng):
     @jax.jit
     def run(x, table, labels):
         rest = {"axis": 0, "chunk_rows": CHUNK, **names}
+
+        def of_squares(table):
+            by_row = jaxloss.map_linear_logits(sharded, x, table, labels, **rest)
+            return jnp.sum(by_row[0] ** 2), by_row
+
         summed = jaxloss.linear_loss(sharded, x, table, labels, has_aux=True, **rest)
-        return summed, jaxloss.map_linear_logits(sharded, x, table, labels, **rest)
+        return summed, *jax.grad(of_squares, has_aux=True)(table)
 
     with jax.set_mesh(devices):
-        (total, extra), by_row = run(x, table, labels)
-        by_table = jax.jit(jax.grad(lambda t: jnp.sum(run(x, t, labels)[1][0] ** 2)))(table)
-    close(total.total, jnp.sum(expected[0]))
+        (total, extra), by_table, by_row = run(x, table, labels)
+    close(total.total, np.sum(expected[0]))
     close(extra, expected[1])
     close(by_row, expected)
-    close(by_table, jax.grad(lambda t: jnp.sum(results(hidden @ t.T, problem.labels)[0] ** 2))(kernel.T))
+    close(by_table, jax.jit(jax.grad(lambda t: jnp.sum(whole(t)[0] ** 2)))(kernel.T))
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -288,21 +312,21 @@ def test_a_train_step_on_an_explicit_mesh(rng):
     problem, devices = Problem(rng), mesh(AxisType.Explicit)
     optimizer = optax.adamw(0.1)
 
-    def step(kernel, state, hidden, labels, function):
+    @partial(jax.jit, static_argnames="function")
+    def step(kernel, hidden, labels, function):
         def loss(kernel):
             return jaxloss.linear_loss(function, hidden, kernel, labels, chunk_rows=CHUNK).mean()
 
         value, gradient = jax.value_and_grad(loss)(kernel)
-        updates, state = optimizer.update(gradient, state, kernel)
+        updates, state = optimizer.update(gradient, optimizer.init(kernel), kernel)
         return optax.apply_updates(kernel, updates), state, value
 
     hidden, kernel = problem.x[:2]
-    expected = step(kernel, optimizer.init(kernel), hidden, problem.labels, CE)
+    expected = step(kernel, hidden, problem.labels, CE)
     with jax.set_mesh(devices):
         x = problem.placed(devices, problem.x)
         labels = jax.device_put(problem.labels, NamedSharding(devices, P("data")))
-        program = jax.jit(partial(step, function=partial(CE, axis_name="model")))
-        got = program(x[1], optimizer.init(x[1]), x[0], labels)
+        got = step(x[1], x[0], labels, partial(CE, axis_name="model"))
     close(got[0], expected[0])
     close(got[2], expected[2])
     assert got[0].sharding.spec == P(None, "model")
@@ -377,14 +401,15 @@ def test_the_loss_names_the_axes_that_split_the_classes(rng):
 
 @pytest.mark.parametrize("spec", [P(None, "model"), P("data", "model"), P("data", None)])
 def test_explicit_types_are_enough_without_a_mesh_that_is_set(spec, rng):
-    hidden, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((8, 8), (8, 16)))
+    hidden, kernel = (rng.normal(size=size).astype(np.float32) for size in ((8, 8), (8, 16)))
     explicit = mesh(AxisType.Explicit)
-    labels = jax.device_put(jnp.arange(8), NamedSharding(explicit, P()))
+    labels = jax.device_put(np.arange(8, dtype=np.int32), NamedSharding(explicit, P()))
     split = jax.device_put(kernel, NamedSharding(explicit, spec))
     names = {"axis_name": "model"} if "model" in spec else {}
     run = partial(jaxloss.linear_loss, partial(jaxloss.softmax_cross_entropy, **names))
-    expected = jaxloss.softmax_cross_entropy(hidden @ kernel, labels).mean()
+    expected = jax.jit(lambda h, k: jaxloss.softmax_cross_entropy(h @ k, np.arange(8)).mean())(hidden, kernel)
+    program = jax.jit(lambda *x: run(*x).mean())
     for rows in (P(), P("data")):
         given = jax.device_put(hidden, NamedSharding(explicit, rows))
-        np.testing.assert_allclose(run(given, split, labels).mean(), expected, rtol=1e-6)
-        np.testing.assert_allclose(jax.jit(run)(given, split, labels).mean(), expected, rtol=1e-6)
+        np.testing.assert_allclose(program(given, split, labels), expected, rtol=1e-6)
+    np.testing.assert_allclose(run(given, split, labels).mean(), expected, rtol=1e-6)
