@@ -1,6 +1,8 @@
 """Random valid calls of the losses, for tests/test_properties.py; `JAXLOSS_FUZZ=2000` draws 2000 for each property.
 
-Shapes come from a short list, so that programs are compiled once and met again; what they compute on is free.
+What programs are compiled for comes from a short list, so that they are met again; what they compute on is free. In the
+short profile each loss has one number of classes and, beside float32, one dtype; and its options are absent, all there
+as arrays, or all there as numbers.
 """
 
 import os
@@ -12,11 +14,28 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from tests import cases
+from tests import cases, selection
 
 LONG = int(os.environ.get("JAXLOSS_FUZZ", "0"))
 ROWS = 4
 SIZES = (2, 3, 5) + ((1, 9, 257) if LONG else ())
+HALVES = (jnp.bfloat16, jnp.float16)
+
+
+def few(of) -> tuple[cases.Case, ...]:
+    """For what the core does for every loss alike: the short profile draws from one of each kind of formula."""
+    return tuple(case for case in of if LONG or case.name in selection.THIN_CASES)
+
+
+def sizes(case: cases.Case) -> tuple[int, ...]:
+    return SIZES if LONG else (SIZES[cases.ALL.index(case) % len(SIZES)],)
+
+
+def dtypes_of(case: cases.Case, allowed) -> tuple:
+    if LONG or len(allowed) == 1:
+        return allowed
+    half = HALVES[cases.ALL.index(case) % 2]
+    return (jnp.float32, jnp.float32, half if half in allowed else jnp.bfloat16)
 
 
 def examples(count: int = 8):
@@ -88,7 +107,7 @@ class Call:
     def of(self, kind: str) -> "Call":
         """The same with hard labels in the other kind."""
         labels = self.shares.argmax(-1).astype(np.int32) if kind == "ids" else self.shares.astype(np.float32)
-        return replace(self, kind=kind, labels=jnp.asarray(labels))
+        return replace(self, kind=kind, labels=labels)
 
 
 def impossible(case: cases.Case) -> float:
@@ -100,8 +119,8 @@ def impossible(case: cases.Case) -> float:
 def calls(draw, of=tuple(cases.ALL), kinds=("ids", "onehot", "soft"), regimes=None, dtypes=None, options=False) -> Call:
     case = draw(st.sampled_from(of))
     alone = case.element and "soft" in kinds  # ids say nothing of a single class
-    size = draw(st.sampled_from([size for size in SIZES if size > 1 or alone]))
-    dtype = draw(st.sampled_from(dtypes or (jnp.float32, jnp.float32, jnp.bfloat16, jnp.float16)))
+    size = draw(st.sampled_from([size for size in sizes(case) if size > 1 or alone]))
+    dtype = draw(st.sampled_from(dtypes_of(case, dtypes or (jnp.float32, jnp.float32, *HALVES))))
     kind = draw(st.sampled_from(kinds))
     kind = "onehot" if kind == "ids" and size == 1 else kind
     kind = "multihot" if kind == "soft" and not case.soft else kind
@@ -113,7 +132,7 @@ def calls(draw, of=tuple(cases.ALL), kinds=("ids", "onehot", "soft"), regimes=No
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
     rows = np.stack([REGIMES[name](rng, size) for name in names])
-    logits = case.link(jnp.asarray(rows, jnp.float32)).astype(dtype)
+    logits = np.asarray(case.link(rows.astype(np.float32))).astype(dtype)
     likely = np.asarray(logits, np.float32) > impossible(case)
     if kind in ("ids", "onehot"):
         ids = np.array([rng.choice(np.flatnonzero(row)) for row in likely])
@@ -123,7 +142,7 @@ def calls(draw, of=tuple(cases.ALL), kinds=("ids", "onehot", "soft"), regimes=No
     else:
         share = rng.dirichlet(np.full(size, 0.5), ROWS) * likely
         labels = (share / share.sum(-1, keepdims=True)).astype(np.float32)
-    call = Call(case, names, kind, dtype, logits, jnp.asarray(labels), seed)
+    call = Call(case, names, kind, dtype, logits, labels, seed)
     return replace(call, options=_options(call, draw)) if options else call
 
 
@@ -136,10 +155,18 @@ def _options(call: Call, draw) -> dict[str, Any]:
         "label_smoothing": np.float32(rng.uniform(0.01, 0.9)),
         "z_loss": np.float32(rng.uniform(1e-4, 0.5)),
     }
-    for key, value in call.case.takes(**drawn).items():
-        if key not in call.case.options and draw(st.booleans()):
-            found[key] = jnp.asarray(value) if np.ndim(value) or draw(st.booleans()) else float(value)
+    given = {key: value for key, value in call.case.takes(**drawn).items() if key not in call.case.options}
+    if not LONG:
+        form = draw(st.sampled_from(["none", "arrays", "numbers"]))
+        return {} if form == "none" else {key: _number(x) if form == "numbers" else x for key, x in given.items()}
+    for key, value in given.items():
+        if draw(st.booleans()):
+            found[key] = _number(value) if draw(st.booleans()) else value
     return found
+
+
+def _number(value):
+    return value if np.ndim(value) else float(value)
 
 
 @st.composite
