@@ -1,7 +1,7 @@
 """Options crossed with each other against one oracle; an option switched off is the option absent, bit for bit."""
 
 import itertools
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -105,39 +105,45 @@ def test_the_alias_is_the_same_program(kind, where, rng):
     assert program(alias) == program(plain)
 
 
-OFF = [
-    {"label_smoothing": 0},
-    {"z_loss": 0.0},
-    {"label_margins": 0},
-    {"class_weights": np.ones(SIZE, np.float32)},
-    {"class_weights": 1},
-    {"where": np.ones(6, bool)},
-    {"where": np.ones((6, SIZE), bool)},
-    {"label_smoothing": np.zeros((), np.float32), "z_loss": np.zeros((), np.float32)},
+NUMBERS_OFF = [{"label_smoothing": 0}, {"z_loss": 0.0}, {"label_margins": 0}, {"class_weights": 1}]
+ARRAYS_OFF = [
+    {"class_weights": np.ones(SIZE, np.float32), "where": np.ones(6, bool)},
+    {"label_smoothing": np.float32(0), "z_loss": np.float32(0), "where": np.ones((6, SIZE), bool)},
 ]
 
 
-@pytest.mark.optimized
 @cases.all_cases
 @pytest.mark.parametrize("labels", ["ids", "soft"])
-def test_switched_off_is_absent(case, labels, rng):
+def test_switched_off_by_a_number_is_the_program_without_it(case, labels, rng):
+    logits, labels = np.asarray(cases.logits_for(case, rng)), np.asarray(cases.labels_for(case, rng, labels))
+    run = jaxloss.per_example_value_and_grad(case.call)
+    program = str(jax.make_jaxpr(run)(logits, labels))
+    for off in NUMBERS_OFF:
+        if case.takes(**off) and not off.keys() & case.options.keys():
+            assert str(jax.make_jaxpr(partial(run, **off))(logits, labels)) == program
+
+
+@pytest.mark.optimized
+@pytest.mark.thin
+@cases.all_cases
+@pytest.mark.parametrize("labels", ["ids", "soft"])
+def test_switched_off_by_arrays_is_absent(case, labels, rng):
     # Not soft labels of multi-label losses: the parts of their gradients cancel.
     kind = "multihot" if labels == "soft" and case.multilabel else labels
-    logits, labels = cases.logits_for(case, rng, scale=8), cases.labels_for(case, rng, kind)
-    run = jaxloss.per_example_value_and_grad(case.call)
+    logits = np.asarray(cases.logits_for(case, rng, scale=8))
+    labels = np.asarray(cases.labels_for(case, rng, kind))
     expected = case.run(logits, labels)
-    program = str(jax.make_jaxpr(run)(logits, labels))
-    for off in OFF:
-        if case.takes(**off) != off or off.keys() & case.options.keys():
-            continue
-        if all(isinstance(x, int | float) for x in off.values()):
-            assert str(jax.make_jaxpr(partial(run, **off))(logits, labels)) == program
-            continue
-        exact, absent = case.phi is oracle.cross_entropy, expected
-        if case in cases.SOFTMAX and isinstance(off.get("label_smoothing"), np.ndarray) and labels.ndim == 1:
-            absent = case.run(logits, jax.nn.one_hot(labels, SIZE))  # smoothing makes ids into rows; 0 leaves those
+    for off in (case.takes(**off) for off in ARRAYS_OFF):
+        absent = expected
+        if case in cases.SOFTMAX and "label_smoothing" in off and labels.ndim == 1:
+            absent = case.run(logits, np.eye(SIZE, dtype=np.float32)[labels])  # smoothing makes ids into rows
         for got, wanted in zip(case.run(logits, labels, **off), absent, strict=True):
-            same(got, wanted, exact)
+            same(got, wanted, exact=case.phi is oracle.cross_entropy)
+
+
+@cache
+def program(loss):
+    return jax.jit(jaxloss.per_example_value_and_grad(loss))
 
 
 @pytest.mark.optimized
@@ -154,13 +160,16 @@ def test_switched_off_is_absent(case, labels, rng):
 )
 @pytest.mark.parametrize("traced", [False, True])
 def test_neutral_parameters_leave_cross_entropy(loss, plain, off, traced, rng):
-    logits = cases.logits_for(None, rng, scale=30)
-    for labels in (cases.labels_for(None, rng), cases.labels_for(None, rng, "onehot")):
-        off = {k: jnp.float32(v) if traced else v for k, v in off.items()}
-        value, gradient = jaxloss.per_example_value_and_grad(loss)(logits, labels, **off)
-        plain_value, plain_gradient = jaxloss.per_example_value_and_grad(plain)(logits, labels)
-        np.testing.assert_array_equal(value, plain_value)
-        np.testing.assert_array_equal(gradient, plain_gradient)
+    logits = np.asarray(cases.logits_for(None, rng, scale=30))
+    run = (
+        partial(program(loss), **{k: np.float32(v) for k, v in off.items()})
+        if traced
+        else program(partial(loss, **off))
+    )
+    for kind in ("ids", "onehot"):
+        labels = np.asarray(cases.labels_for(None, rng, kind))
+        for got, expected in zip(run(logits, labels), program(plain)(logits, labels), strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 @cases.softmax_cases
