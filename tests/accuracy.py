@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-import jaxloss
 from tests import cases, oracle
 
 KINDS = [
@@ -26,6 +25,8 @@ KINDS = [
     *((case, "binary") for case in cases.SIGMOID),
     *((case, "multi-hot") for case in cases.RANKING),
 ]
+
+ROWS = 1000
 
 
 class Error(NamedTuple):
@@ -49,21 +50,34 @@ def promise(case: cases.Case, d: np.ndarray) -> np.ndarray:
     return (1 + case.exponent) * (4 + d + abs(case.options.get("label_margins", 0)))
 
 
-def row_errors(case: cases.Case, dtype, kind: str = "ids", size: int = 10, rows: int = 4) -> Iterator:
+def size(kind: str) -> int:
+    """Classes of the rows here."""
+    return 8 if kind == "multi-hot" else 10
+
+
+def results(case: cases.Case, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and gradients of any number of rows, by one program that takes `ROWS` of them."""
+    count = len(logits)
+    logits, labels = (np.resize(x, (count + -count % ROWS, *x.shape[1:])) for x in (logits, labels))
+    blocks = [slice(start, start + ROWS) for start in range(0, len(logits), ROWS)]
+    found = [[np.asarray(x) for x in case.run(logits[block], labels[block])] for block in blocks]
+    values, gradients = (np.concatenate(x)[:count] for x in zip(*found, strict=True))
+    return values, gradients
+
+
+def row_errors(case: cases.Case, dtype, kind: str = "ids") -> Iterator:
     """Errors of a loss of rows in every regime, for ids, their one-hot rows or several labels a row."""
-    rng = np.random.default_rng(7)
-    size = 8 if kind == "multi-hot" else size
-    regimes = cases.multilabel_rows(rng, size) if kind == "multi-hot" else cases.structured_rows(rng, size, rows)
+    rng, classes, dtype = np.random.default_rng(7), size(kind), jnp.dtype(dtype)
+    regimes = cases.multilabel_rows(rng, classes) if kind == "multi-hot" else cases.structured_rows(rng, classes)
     out = np.float64 if dtype == jnp.float64 else np.float32
     for regime, (logits, labels) in regimes.items():
-        z = jnp.asarray(logits, dtype)
-        onehot = np.eye(size)[labels] if labels.ndim == 1 else labels
-        given = jnp.asarray(labels, jnp.int32) if kind == "ids" else jnp.asarray(onehot, jnp.float32)
-        values, gradients = jaxloss.per_example_value_and_grad(case.call)(z, given)
-        wide = np.asarray(z, np.float64)
+        z = logits.astype(dtype)
+        onehot = np.eye(classes)[labels] if labels.ndim == 1 else labels
+        values, gradients = results(case, z, labels.astype(np.int32) if kind == "ids" else onehot.astype(np.float32))
+        wide = z.astype(np.float64)
         exact = [case.row(row, label) for row, label in zip(wide, onehot, strict=True)]
         units = absolute_error if case.sparse else oracle.ulp_error
-        errors = np.array([units(g, e[1], dtype) for g, e in zip(np.asarray(gradients), exact, strict=True)])
+        errors = np.array([units(g, e[1], dtype) for g, e in zip(gradients, exact, strict=True)])
         value_errors = units(values, [e[0] for e in exact], out)
         ratio = np.maximum(errors.max(1), value_errors) / promise(case, spread(case, wide))
         yield Error(regime, value_errors.max(), errors[onehot > 0].max(initial=0), errors.max(), ratio.max())
@@ -82,16 +96,17 @@ def absolute_error(got, exact, dtype) -> np.ndarray:
 def element_errors(case: cases.Case, dtype) -> Iterator:
     """Errors of an elementwise loss over logits of either sign and every size."""
     magnitudes = {"below 1": (0, 1), "1 to 10": (1, 10), "10 to 40": (10, 40), "40 to 86": (40, 86)}
-    rng = np.random.default_rng(8)
+    rng, dtype = np.random.default_rng(8), jnp.dtype(dtype)
     for regime, (low, high) in magnitudes.items():
-        z = jnp.asarray(rng.uniform(low, high, 120) * rng.choice([-1, 1], 120), dtype)
+        z = (rng.uniform(low, high, 120) * rng.choice([-1, 1], 120)).astype(dtype)
         t = rng.integers(0, 2, 120)
-        values, gradients = jaxloss.per_example_value_and_grad(case.call)(z, jnp.asarray(t))
-        exact = [case.element(a, b) for a, b in zip(np.asarray(z, np.float64), t, strict=True)]
+        values, gradients = results(case, z.reshape(12, 10), t.reshape(12, 10).astype(np.float32))
+        wide = z.astype(np.float64)
+        exact = [case.element(a, b) for a, b in zip(wide, t, strict=True)]
         out = np.float64 if dtype == jnp.float64 else np.float32
         value = oracle.ulp_error(values, [e[0] for e in exact], out)
         gradient = oracle.ulp_error(gradients, [e[1] for e in exact], dtype)
-        ratio = (np.maximum(value, gradient) / promise(case, np.abs(np.asarray(z, np.float64)))).max()
+        ratio = (np.maximum(value, gradient) / promise(case, np.abs(wide))).max()
         yield Error(regime, value.max(), gradient.max(), gradient.max(), ratio)
 
 
