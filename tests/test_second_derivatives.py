@@ -29,8 +29,12 @@ def leading(rng) -> np.ndarray:
 def test_a_class_that_wrongly_leads_keeps_its_digits(case, labels, rng):
     logits = leading(rng)
     given = np.full(len(logits), LABEL) if labels == "ids" else np.eye(SIZE, dtype=np.float32)[[LABEL] * len(logits)]
-    closed = jax.jit(jaxloss.per_example_value_grad_hess(case.call))(logits, given)[2]
-    full = jax.jit(jax.vmap(jax.hessian(case.call)))(logits, given)
+
+    @jax.jit
+    def hessians(z, t):
+        return jaxloss.per_example_value_grad_hess(case.call)(z, t)[2], jax.vmap(jax.hessian(case.call))(z, t)
+
+    closed, full = map(np.asarray, hessians(logits, given))
     shares = oracle.shares(LABEL, SIZE)
     for i, row in enumerate(logits):
         exact = np.array(oracle.softmax_row(row, shares, case.phi, case.value, order=2)[2], float)
@@ -44,9 +48,9 @@ def test_a_class_that_wrongly_leads_keeps_its_digits(case, labels, rng):
 
 def test_both_kinds_of_labels_give_the_same_number():
     """The loss by an id of logits [20, 0, 0], label 1: 2.06e-9 before, for p (1 - p) = 4.12e-9."""
-    run = jaxloss.per_example_value_grad_hess(jaxloss.softmax_cross_entropy)
-    logits = jnp.array([20.0, 0.0, 0.0])
-    by_id, by_row = run(logits, 1)[2], run(logits, jnp.eye(3)[1])[2]
+    run = cases.SOFTMAX[0].run_twice
+    logits = np.array([20.0, 0.0, 0.0], np.float32)
+    by_id, by_row = (np.asarray(run(logits, label)[2]) for label in (1, np.eye(3, dtype=np.float32)[1]))
     np.testing.assert_allclose(by_id[0], 4.1223072e-09, rtol=1e-6)
     np.testing.assert_allclose(by_id, by_row, rtol=1e-6)
 
@@ -88,14 +92,13 @@ KINKS = {  # the loss as a function of one number, a kink, and the step to the f
 def test_kinks_have_the_derivatives_of_the_flatter_side(name):
     loss, kink, step = KINKS[name]
     with jax.debug_nans(True):
-        first, second = jax.jit(jax.grad(loss)), jax.jit(jax.hessian(loss))
-        at, side = jnp.float32(kink), jnp.float32(kink + step)
-        assert second(at) == second(side)
-        if step:
-            assert second(at) == 0
-            assert first(at) == first(side)
-        else:
-            assert second(at) == 0 != first(at)
+        run = jax.jit(lambda x: (jax.grad(loss)(x), jax.hessian(loss)(x)))
+        (first, second), (first_beside, second_beside) = run(np.float32(kink)), run(np.float32(kink + step))
+    assert second == second_beside == 0
+    if step:
+        assert first == first_beside
+    else:
+        assert first != 0
 
 
 def test_huber_loss_bends_at_a_difference_of_zero():
@@ -109,8 +112,8 @@ def test_huber_loss_bends_at_a_difference_of_zero():
 
 def test_minus_log_p_of_a_confident_class_has_a_gradient_with_its_digits():
     """Backward, the cotangents less the class' own are exactly 0, and nothing is left of p - 1."""
-    z = jnp.array([20.0, 0.0, 1.0])
-    gradient = jax.grad(lambda z: class_odds(ClassAxis(0), z).odds.nll[0])(z)
+    z = np.array([20.0, 0.0, 1.0], np.float32)
+    gradient = jax.jit(jax.grad(lambda z: class_odds(ClassAxis(0), z).odds.nll[0]))(z)
     others = np.exp([-20.0, -19.0])
     expected = np.array([-others.sum(), *others]) / (1 + others.sum())
     np.testing.assert_allclose(gradient, expected, rtol=8 * 2.0**-23)
