@@ -5,7 +5,7 @@ nearly every fault that one of its members notices is noticed by another. So eac
 losses each pair of values of the other parameters; the whole product is run before a release:
 `EXHAUSTIVE=1 python -m pytest -n 2`. `python -m tests.mutants` says whether what is left still bites. A test marked
 `every("case", "kind")` runs over all values of these together, since each has a formula of its own. One marked `thin`,
-of what the core does for every loss alike, takes a loss of each kind of formula.
+of what the core does for every loss alike, takes a loss of each kind of formula, and those that the mark names.
 """
 
 import os
@@ -41,12 +41,17 @@ def chosen(items: list, exhaustive: bool) -> list:
     items = [item for item in items if _has_that_form(item)]
     if exhaustive:
         return items
-    items = [item for item in items if item.get_closest_marker("thin") is None or _case(item) in THIN_CASES]
+    items = [item for item in items if _is_of_the_few(item)]
     tests = defaultdict(list)
     for item in items:
         tests[item.path, getattr(item, "originalname", item.name)].append(item)
     kept = {id(item) for members in tests.values() for item in cover(members)}
     return [item for item in items if id(item) in kept]
+
+
+def _is_of_the_few(item) -> bool:
+    mark = item.get_closest_marker("thin")
+    return mark is None or _case(item) in THIN_CASES.union(mark.args)
 
 
 def _has_that_form(item) -> bool:

@@ -78,14 +78,20 @@ def last_layer(params, step, x, ids, keep, weights, spoiled, junk):
 MODELS: dict[str, tuple[Callable, int]] = {"classifier": (classifier, CLASSES), "last layer": (last_layer, VOCABULARY)}
 
 
-def run(model: str, dtype, steps: int, junk: float = np.nan, samples: int = 100) -> Run:
-    loss, classes = MODELS[model]
+@functools.cache
+def program(model: str, dtype) -> Callable:
+    """A step of descent: the new parameters, and the loss before."""
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(params, step, *given):
-        value, gradient = jax.value_and_grad(loss)(params, step, *given)
+        value, gradient = jax.value_and_grad(MODELS[model][0])(params, step, *given)
         return params - (0.3 * gradient).astype(dtype), value
 
+    return update
+
+
+def run(model: str, dtype, steps: int, junk: float = np.nan, samples: int = 100) -> Run:
+    classes, update = MODELS[model][1], program(model, dtype)
     compiled: list[str] = []
 
     def listen(event: str, seconds: float, **_) -> None:

@@ -24,21 +24,21 @@ FUNCTIONS = [name for name in jaxloss.__all__ if inspect.isfunction(getattr(jaxl
 
 def test_threads_trace_and_call_at_the_same_time(rng):
     """Each of its own shapes, so that each is compiled while others are; then all of one."""
-    losses = [case for case in cases.SOFTMAX if case.name != "margins"]
+    losses = [case for case in cases.SOFTMAX if case.name in ("cross_entropy", "focal_2", "generalized")]
 
     def work(i: int):
         case, rows = losses[i % len(losses)], 3 + i % 2
-        z, ids = jnp.asarray(np.sin(np.arange(rows * 5).reshape(rows, 5))), jnp.arange(rows)
+        z, ids = np.sin(np.arange(rows * 5, dtype=np.float32).reshape(rows, 5)), np.arange(rows)
         run = jaxloss.per_example_value_and_grad(case.call)
         traced = jax.jit(run)(z, ids)
         return [np.asarray(x) for x in (*run(z, ids), *traced)]
 
     jax.clear_caches()
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(work, [*range(10), *range(10)]))
-    for a, b in zip(found[:10], found[10:], strict=True):
+        found = list(pool.map(work, [*range(6), *range(6)]))
+    for a, b in zip(found[:6], found[6:], strict=True):
         jax.tree.map(np.testing.assert_array_equal, a, b)
-    for i, got in enumerate(found[:10]):
+    for i, got in enumerate(found[:6]):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), got[:2], got[2:])
         jax.tree.map(np.testing.assert_array_equal, got, work(i))
 

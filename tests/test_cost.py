@@ -60,16 +60,11 @@ def test_any_costs_keep_the_promise(name):
 
 
 def test_costs_of_0_and_1_are_those_of_generalized_cross_entropy(rng):
-    logits, costs = cases.logits_for(None, rng), 1 - jnp.eye(5)
+    logits, costs = cases.logits_for(None, rng), 1 - np.eye(5, dtype=np.float32)
+    pair = partial(COST, costs=costs), partial(jaxloss.generalized_cross_entropy, q=1.0)
+    both = jax.jit(lambda z, t: [jaxloss.per_example_value_grad_hess(loss)(z, t) for loss in pair])
     for kind in ("ids", "soft"):
-        labels = cases.labels_for(None, rng, kind)
-        found = [
-            jax.jit(jaxloss.per_example_value_grad_hess(loss))(logits, labels)
-            for loss in (
-                partial(jaxloss.expected_cost_loss, costs=costs),
-                partial(jaxloss.generalized_cross_entropy, q=1.0),
-            )
-        ]
+        found = both(logits, cases.labels_for(None, rng, kind))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
 
 
@@ -94,7 +89,7 @@ def test_tied_wrong_classes_keep_their_digits():
         return jax.grad(lambda z: jaxloss.expected_cost_loss(z, jnp.array(0), costs=costs))(logits)
 
     for ties in (3, 5, 6, 7):
-        logits = jnp.zeros(ties + 1).at[0].set(-30)
+        logits = np.float32([-30] + [0] * ties)
         for cost in np.float32([0.3, 0.7, 1.1, 1.3]):
             expected = cost * e / ties * np.append(-1, np.full(ties, 1 / ties))
             np.testing.assert_allclose(gradient(logits, cost), expected, rtol=34 * EPS)
@@ -161,8 +156,8 @@ def test_of_a_gather_there_is_no_scatter_and_other_costs_need_no_other_program(r
 
 
 def test_a_table_is_a_constant_or_an_argument_of_a_layer(rng):
-    hidden, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((9, 4), (4, SIZE)))
-    ids = jnp.asarray(rng.integers(0, SIZE, 9))
+    hidden, kernel = (rng.normal(size=s).astype(np.float32) for s in ((9, 4), (4, SIZE)))
+    ids = rng.integers(0, SIZE, 9)
 
     def direct(h, k, c):
         return jnp.sum(jaxloss.expected_cost_loss(h @ k, ids, costs=c))
@@ -176,10 +171,8 @@ def test_a_table_is_a_constant_or_an_argument_of_a_layer(rng):
 
         return jaxloss.linear_loss(loss, h, k, ids, loss_args=(c,), chunk_rows=4).total
 
-    found = [
-        jax.jit(jax.value_and_grad(f, (0, 1, 2)))(hidden, kernel, jnp.asarray(TABLES["any"]))
-        for f in (direct, constant, argument)
-    ]
+    every = jax.jit(lambda *x: [jax.value_and_grad(f, (0, 1, 2))(*x) for f in (direct, constant, argument)])
+    found = every(hidden, kernel, TABLES["any"])
     for other in found[1:]:
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), other, found[0])
 
@@ -199,26 +192,29 @@ def test_checkify_names_costs_and_cutpoints():
 
 
 def test_ties_at_the_top_share_the_slope_of_the_hinge():
-    logits = jnp.array(
+    logits = np.float32(
         [[1.0, 1, 1, 0], [2, 1, 1, 1], [1, 0, -1, -1], [1, 0.5, 0.5, -1], [0.5, 0.5, 0.5, 1], [0.5, 1, 0.5, -3]]
     )
-    ids = jnp.array([0, 0, 0, 0, 3, 1])
+    ids = np.array([0, 0, 0, 0, 3, 1])
     third = 1 / 3
     expected = np.zeros((6, 4))
     expected[0] = expected[3] = [-1, 0.5, 0.5, 0]
     expected[4:] = [[third, third, third, -1], [0.5, -1, 0.5, 0]]
-    for labels in (ids, jax.nn.one_hot(ids, 4)):
+    for labels in (ids, np.eye(4, dtype=np.float32)[ids]):
         value, gradient = jaxloss.per_example_value_and_grad(HINGE)(logits, labels)
         np.testing.assert_array_equal(value, [1, 0, 0, 0.5, 0.5, 0.5])  # the kink at a lead of exactly 1
         np.testing.assert_allclose(gradient, expected, rtol=1e-6)
-    soft = jnp.array([[0.5, 0.25, 0.0, 0.25]] * 6)
-    every = jnp.tile(jnp.arange(4), (6, 1))
+    soft, every = np.float32([[0.5, 0.25, 0.0, 0.25]] * 6), np.tile(np.arange(4), (6, 1))
 
-    def by_ids(z):
-        return jnp.sum(soft * jax.vmap(lambda y: HINGE(z, y), 1, 1)(every))
+    @jax.jit
+    def gradients(z, margin):
+        by_labels = jax.grad(lambda z: jnp.sum(HINGE(z, soft)))(z)
+        by_ids = jax.grad(lambda z: jnp.sum(soft * jax.vmap(lambda y: HINGE(z, y), 1, 1)(every)))(z)
+        return (by_labels, by_ids), jax.grad(lambda m: jnp.sum(HINGE(z, ids, margin=m)))(margin)
 
-    np.testing.assert_allclose(jax.grad(lambda z: jnp.sum(HINGE(z, soft)))(logits), jax.grad(by_ids)(logits), atol=1e-7)
-    assert jax.grad(lambda m: jnp.sum(HINGE(logits, ids, margin=m)))(1.0) == 4
+    pair, by_margin = gradients(logits, np.float32(1))
+    np.testing.assert_allclose(*pair, atol=1e-7)
+    assert by_margin == 4
 
 
 @pytest.mark.optimized
@@ -286,40 +282,69 @@ def test_ordered_classes_keep_their_digits_near_and_far():
 
 
 def test_ordered_classes_at_the_edges(rng):
-    cutpoints = jnp.array([-1.0, 0.5])
-    scores, ids = jnp.asarray(rng.normal(size=6), jnp.float32), jnp.array([0, 1, 2, 1, 5, -1])
-    run = jax.jit(jaxloss.per_example_value_grad_hess(partial(ORDERED, cutpoints=cutpoints)))
-    for x in run(scores, ids):
+    cutpoints, ids = np.float32([-1.0, 0.5]), np.array([0, 1, 2, 1, 5, -1])
+    scores = rng.normal(size=6).astype(np.float32)
+    where = (ids >= 0) & (ids < 3)
+    loss = partial(ORDERED, cutpoints=cutpoints)
+
+    @jax.jit
+    def run(scores, cutpoints):
+        every = jaxloss.per_example_value_grad_hess(loss)(scores, ids), jax.vmap(jax.hessian(loss))(scores, ids)
+        return every, jax.value_and_grad(lambda c, s: jnp.sum(ORDERED(s, ids % 5, c, where)), (0, 1))(cutpoints, scores)
+
+    (found, hessian), clean = run(scores, cutpoints)
+    for x in found:
         np.testing.assert_array_equal(np.isnan(x), [False] * 4 + [True] * 2)
-    hessian = jax.vmap(jax.hessian(partial(ORDERED, cutpoints=cutpoints)))(scores, ids)
-    np.testing.assert_allclose(run(scores, ids)[2], hessian, rtol=1e-5)
-    where = ids >= 0
-    kept = jax.value_and_grad(lambda c, s: jnp.sum(ORDERED(s, ids % 5, c, where & (ids < 3))), (0, 1))
-    clean = kept(cutpoints, scores)
-    with jax.debug_nans(True):
-        dirty = kept(cutpoints, scores.at[4:].set(jnp.inf))
+    np.testing.assert_allclose(found[2], hessian, rtol=1e-5)
+    dirty = run(np.where(where, scores, np.float32(np.inf)), cutpoints)[1]
     jax.tree.map(np.testing.assert_array_equal, dirty, clean)
-    infinite = jnp.array([jnp.inf, jnp.inf, -jnp.inf, -jnp.inf])
-    with jax.debug_nans(True):
-        value, gradient = jaxloss.per_example_value_and_grad(ORDERED)(infinite, jnp.array([2, 1, 0, 1]), cutpoints)
+
+    weights, one_cutpoint = np.float32([1, 0, 1]), np.float32([0.25])
+    tied, falling = np.float32([1.0, 1.0]), np.float32([1.0, 0.5])
+    zeros, every_class = np.zeros(3, np.float32), np.arange(3)
+    infinite, soft = np.float32([np.inf, np.inf, -np.inf, -np.inf]), np.float32([[0.0, 0.5, 0.5]])
+
+    @jax.jit
+    def edges(infinite):
+        return {
+            "infinite": jaxloss.per_example_value_and_grad(ORDERED)(infinite, np.array([2, 1, 0, 1]), cutpoints),
+            "soft": ORDERED(infinite[:1], soft, cutpoints),
+            "soft, weighted": ORDERED(infinite[:1], soft, cutpoints, class_weights=weights),
+            "tied": ORDERED(zeros, every_class, tied),
+            "falling": ORDERED(zeros, every_class, falling),
+            "by row": jax.vmap(jax.value_and_grad(ORDERED, 2), (0, 0, None))(zeros, np.eye(3, dtype=np.float32), tied),
+            "no weight": ORDERED(zeros[:1], np.array([1]), tied, class_weights=weights),
+            "half": ORDERED(zeros.astype(jnp.bfloat16), every_class, cutpoints),
+            "one cutpoint": ORDERED(scores, ids % 2, one_cutpoint),
+        }
+
+    found = edges(infinite)
+    value, gradient = found["infinite"]
     np.testing.assert_array_equal(value, [0, np.inf, 0, np.inf])
     np.testing.assert_array_equal(gradient, [0, 1, 0, -1])
-    soft = jnp.array([[0.0, 0.5, 0.5]])
-    np.testing.assert_array_equal(ORDERED(jnp.array([jnp.inf]), soft, cutpoints), [np.inf])
-    np.testing.assert_array_equal(
-        ORDERED(jnp.array([jnp.inf]), soft, cutpoints, class_weights=jnp.array([1.0, 0, 1])), [0]
-    )
-    tied, falling = jnp.array([1.0, 1.0]), jnp.array([1.0, 0.5])
-    np.testing.assert_array_equal(jnp.isinf(ORDERED(jnp.zeros(3), jnp.arange(3), tied)), [False, True, False])
-    np.testing.assert_array_equal(jnp.isnan(ORDERED(jnp.zeros(3), jnp.arange(3), falling)), [False, True, False])
-    by_row = jax.vmap(jax.value_and_grad(ORDERED, 2), (0, 0, None))(jnp.zeros(3), jnp.eye(3), tied)
-    np.testing.assert_array_equal(jnp.isinf(by_row[0]), [False, True, False])
-    assert np.isfinite(by_row[1][::2]).all()  # the class without a width has no share there
-    weights = jnp.array([1.0, 0, 1])
-    np.testing.assert_array_equal(ORDERED(jnp.zeros(1), jnp.array([1]), tied, class_weights=weights), [0])
-    assert ORDERED(jnp.zeros(2, jnp.bfloat16), jnp.zeros(2, jnp.int32), cutpoints).dtype == jnp.float32
-    one = ORDERED(scores, ids % 2, jnp.array([0.25]))
-    np.testing.assert_allclose(one, jaxloss.sigmoid_binary_cross_entropy(scores - 0.25, ids % 2), rtol=1e-6)
+    np.testing.assert_array_equal(found["soft"], [np.inf])
+    np.testing.assert_array_equal(found["soft, weighted"], [0])
+    np.testing.assert_array_equal(np.isinf(found["tied"]), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(found["falling"]), [False, True, False])
+    value, gradient = found["by row"]
+    np.testing.assert_array_equal(np.isinf(value), [False, True, False])
+    assert np.isfinite(gradient[::2]).all()  # the class without a width has no share there
+    np.testing.assert_array_equal(found["no weight"], [0])
+    assert found["half"].dtype == jnp.float32
+    binary = jaxloss.sigmoid_binary_cross_entropy(scores - one_cutpoint, ids % 2)
+    np.testing.assert_allclose(found["one cutpoint"], binary, rtol=1e-6)
+
+
+def test_ordered_classes_at_the_edges_make_no_nan_on_the_way():
+    ids, cutpoints = np.array([0, 1, 2, 1, 5, -1]), np.float32([-1.0, 0.5])
+    where = (ids >= 0) & (ids < 3)
+
+    def run(dirty, infinite):
+        total = jax.value_and_grad(lambda c, s: jnp.sum(ORDERED(s, ids % 5, c, where)), (0, 1))(cutpoints, dirty)
+        return total, jaxloss.per_example_value_and_grad(ORDERED)(infinite, np.array([2, 1, 0, 1]), cutpoints)
+
+    with jax.debug_nans(True):
+        run(np.float32([0, 1, 2, 3, np.inf, np.inf]), np.float32([np.inf, np.inf, -np.inf, -np.inf]))
 
 
 def test_ordered_classes_have_the_numbers_of_statsmodels():
@@ -350,8 +375,8 @@ def test_second_derivatives_by_everything(x64, rng):
         (lambda f, theta, t: ORDERED(f, t, theta), plain_ordered, np.float64(0.3), theta),
     ]
     for ours, plain, *given in pairs:
-        for t in (shares, np.eye(4)[2]):
-            got, expected = (jax.jit(jax.hessian(f, (0, 1)))(*map(jnp.asarray, given), t) for f in (ours, plain))
-            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), got, expected)
-        by_id = jax.jit(jax.hessian(lambda *x, f=ours: f(*x, jnp.array(2)), (0, 1)))(*map(jnp.asarray, given))
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), by_id, expected)
+        mine, expected = (jax.jit(jax.hessian(f, (0, 1))) for f in (ours, plain))
+        for t, same in ((shares, shares), (np.eye(4)[2], np.eye(4)[2]), (np.array(2), np.eye(4)[2])):
+            jax.tree.map(
+                partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), mine(*given, t), expected(*given, same)
+            )

@@ -21,7 +21,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxloss
+from tests import programs
 
+ROOT = Path(__file__).parent.parent
 PROCESSES, DEVICES = 2, 4  # devices of each process
 CLASSES, WIDTH, BATCH, LENGTH, STEPS = 204, 16, 8, 6, 2
 SPECS = {"kernel": P(None, "model"), "bias": P("model")}
@@ -127,21 +129,21 @@ def free_port() -> int:
 def run_all(commands: list[list[str]], env: dict[str, str], folder: Path) -> None:
     """Runs the programs beside each other until all have ended, one has failed or time is up; none is left behind."""
     logs = [folder / f"{i}.log" for i in range(len(commands))]
-    programs = []
+    started = []
     try:
         for command, log in zip(commands, logs, strict=True):
             with log.open("w") as file:
-                programs.append(subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT))
+                started.append(subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT))
         deadline = time.monotonic() + SECONDS
-        while (codes := [program.poll() for program in programs]) != [0] * len(programs):
+        while (codes := [process.poll() for process in started]) != [0] * len(started):
             problem = "one failed" if any(codes) else "time is up" if time.monotonic() > deadline else None
             texts = "\n".join(log.read_text()[-3000:] for log in logs)
             assert problem is None, f"{problem}; exit codes {codes}\n{texts}"
             time.sleep(0.05)
     finally:
-        for program in programs:
-            program.kill()
-            program.wait()
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -152,8 +154,8 @@ def test_classes_split_over_two_processes_of_which_one_is_killed(tmp_path):
     expected = jax.tree.leaves((state, jax.tree.map(lambda x: x[1:], logs)))
     moved = [np.max(np.abs(a - b)) for a, b in zip(expected, jax.tree.leaves(params), strict=False)]
     assert min(moved) > 0.01, moved
-    flags = f"--xla_force_host_platform_device_count={DEVICES}"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    env = {**programs.environment(), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"  # the last counts
 
     def run():
         port = free_port()

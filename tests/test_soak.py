@@ -6,8 +6,7 @@ import pytest
 from tests import soak
 
 
-@pytest.mark.parametrize("model", soak.MODELS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("model", "dtype"), [("classifier", jnp.bfloat16), ("last layer", jnp.float32)])
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_long_run_in_short(model, dtype):
-    assert soak.problems(model, dtype, 150)[0] == []
+    assert soak.problems(model, dtype, 100)[0] == []
