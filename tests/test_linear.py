@@ -175,9 +175,8 @@ def everything(rng):
     teacher, ids = jnp.asarray(rng.normal(size=(ROWS, SIZE)).astype(np.float32)), ids_for(rng)
 
     def loss(logits, labels, gamma, temperature):
-        teacher, ids = labels["teacher"], labels["ids"]
-        distance = jaxloss.softmax_kl_divergence(logits, teacher, temperature=temperature)
-        return jaxloss.softmax_focal_loss(logits, ids, gamma=gamma) + distance
+        focal = jaxloss.softmax_focal_loss(logits / temperature, labels["ids"], gamma=gamma)
+        return focal - jnp.sum(jax.nn.softmax(labels["teacher"]) * logits, -1)
 
     def chunked(hidden, kernel, bias, teacher, weights, gamma, temperature):
         labels = {"teacher": teacher, "ids": ids}
@@ -354,25 +353,21 @@ def products(text: str) -> int:
 @pytest.mark.parametrize("chunk", [256, 64])
 def test_the_count_of_products_and_no_array_of_all_logits(chunk, rng):
     rows, width, size = 256, 24, 640
-    hidden, kernel, ids = np.zeros((rows, width), np.float32), shape(width, size), np.zeros(rows, np.int32)
+    hidden, kernel, ids = shape(rows, width), shape(width, size), np.zeros(rows, np.int32)
 
     def loss(h, k):
         return jaxloss.linear_loss(CE, h, k, ids, chunk_rows=chunk).mean()
 
-    programs = [
-        (1, loss),
-        (2, jax.value_and_grad(loss, 0)),
-        (2, jax.grad(loss, 1)),
-        (3, jax.value_and_grad(loss, (0, 1))),
-    ]
+    programs = [(1, loss), (3, jax.value_and_grad(loss, (0, 1)))]
+    if chunk < rows:
+        frozen = jax.grad(lambda h, k: loss(lax.stop_gradient(h * 2), k), 1)
+        programs += [(2, jax.value_and_grad(loss, 0)), (2, jax.grad(loss, 1)), (2, frozen)]
     for count, program in programs:
         text = jax.jit(program).lower(hidden, kernel).compile().as_text()
         assert products(text) == count
         if chunk < rows:
             assert f"[{rows},{size}]" not in text
             assert f"[{rows // chunk},{chunk},{size}]" not in text
-    frozen = jax.jit(jax.grad(lambda k: loss(lax.stop_gradient(hidden * 2), k))).lower(kernel).compile().as_text()
-    assert products(frozen) == 2
 
 
 def temporary(function, *arguments) -> int:

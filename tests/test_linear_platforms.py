@@ -15,7 +15,6 @@ CE = jaxloss.softmax_cross_entropy
 ROWS, WIDTH, SIZE = 24, 4, 2**18
 """Logits of 24 MiB: two chunks of 12 rows on CPU, one of all elsewhere."""
 ACCELERATORS = ["cuda", "rocm", "tpu"]
-PLATFORMS = ["cpu", *ACCELERATORS]
 
 
 def close(got, expected, rtol=1e-5, atol=1e-6):
@@ -92,9 +91,9 @@ def test_every_transformation_with_a_chunk_for_each_platform(name, problem, expe
     x, ids = problem
     program = jax.jit(partial(TRANSFORMS[name], lambda h, k: jaxloss.linear_loss(CE, h, k, ids).mean()))
     close(program(x), expected[name])
-    loops = {name: text.count("stablehlo.while") for name, text in lowered(program, x, platforms=PLATFORMS).items()}
-    assert loops.pop("cpu") in (1, 2)
-    assert set(loops.values()) == {0}
+    texts = lowered(program, x, platforms=["cpu", "tpu"])
+    assert texts["cpu"].count("stablehlo.while") in (1, 2)
+    assert "stablehlo.while" not in texts["tpu"]
 
 
 def test_results_by_row_with_a_chunk_for_each_platform(problem):
@@ -155,7 +154,7 @@ def test_a_symbolic_number_of_rows(chunk, sizes, rng):
 
         return derivatives(lambda h: jaxloss.map_linear_logits(CE, h, kernel, ids, chunk_rows=chunk), total, hidden)
 
-    program = export.export(jax.jit(step), platforms=("cpu", "cuda", "tpu"))(*places)
+    program = export.export(jax.jit(step), platforms=("cpu", "tpu"))(*places)
     for n in sizes:
         # Rows left out fill up those of the one program from all logits.
         hidden, ids = np.zeros((21, 4), np.float32), np.full(21, -1, np.int32)

@@ -242,6 +242,7 @@ def test_logits_and_labels_may_vary_over_different_axes(case, varies, rng):
     np.testing.assert_allclose(got, expected, rtol=64 * 2.0**-23)
 
 
+@pytest.mark.thin
 @cases.parametrize(cases.CLASSES)
 def test_an_axis_that_does_not_split_the_classes_is_refused(case, rng):
     """Types tell where they are tracked; without that, and where `vmap` names the axis, nothing is refused."""
