@@ -51,13 +51,15 @@ def test_wide_rows_go_through_many_blocks(name, rng):
     loss, wide = LOSSES[name], (2, 1100)
 
     @jax.jit
-    def products(z, t, v):
+    def results(z, t, v):
         def gradient(z):
             return jax.grad(lambda z: jnp.sum(loss(z, t)))(z)
 
-        return jax.jvp(gradient, (z,), (v,))[1], jax.vjp(gradient, z)[1](v)[0]
+        products = jax.jvp(gradient, (z,), (v,))[1], jax.vjp(gradient, z)[1](v)[0]
+        diagonal = jaxloss.per_example_value_grad_hess(loss)(z, t)[2]
+        each = jaxloss.per_example_value_and_grad(loss)(z, t), jax.vmap(jax.value_and_grad(loss))(z, t)
+        return each, diagonal, products
 
-    batched = jax.jit(jax.vmap(jax.value_and_grad(loss)))
     for shares in ([0.01, 0.5], [0.4, 0.9], [0.01, 0.02]):
         z, v = (rng.normal(size=wide).astype(np.float32) * 3 for _ in range(2))
         t = (rng.random(wide) < np.array(shares)[:, None]).astype(np.float32)
@@ -66,18 +68,16 @@ def test_wide_rows_go_through_many_blocks(name, rng):
         n = mask.sum((1, 2))
         losses = np.logaddexp(0, d) if name == "logistic" else np.maximum(0, 1 + d)
         slopes = mask * (1 / (1 + np.exp(-d)) if name == "logistic" else d > -1) / n[:, None, None]
-        value, gradient = run(name, z, t)
+        ((value, gradient), batched), diagonal, products = results(z, t, v)
         np.testing.assert_allclose(value, (losses * mask).sum((1, 2)) / n, rtol=8 * EPS)
         np.testing.assert_allclose(gradient, slopes.sum(1) - slopes.sum(2), rtol=(4 + np.ptp(z)) * EPS)
         bends = slopes / (1 + np.exp(d)) if name == "logistic" else np.zeros_like(d)
-        diagonal = jaxloss.per_example_value_grad_hess(loss)(z, t)[2]
         np.testing.assert_allclose(diagonal, bends.sum(1) + bends.sum(2), rtol=(4 + np.ptp(z)) * EPS)
         along = bends * (v[:, None, :] - v[:, :, None])
-        for product in products(z, t, v):
+        for product in products:
             np.testing.assert_allclose(product, along.sum(1) - along.sum(2), rtol=1e-4, atol=1e-6 * np.abs(along).sum())
-        batched_value, batched_gradient = batched(z, t)
-        np.testing.assert_allclose(batched_value, value, rtol=8 * EPS)
-        np.testing.assert_allclose(batched_gradient, gradient, rtol=16 * EPS, atol=1e-12)
+        np.testing.assert_allclose(batched[0], value, rtol=8 * EPS)
+        np.testing.assert_allclose(batched[1], gradient, rtol=16 * EPS, atol=1e-12)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
