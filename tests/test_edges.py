@@ -64,6 +64,15 @@ def test_truth_on_an_excluded_class(case, labels):
     np.testing.assert_allclose(forward, limit, rtol=1e-5)
 
 
+def test_labels_of_several_classes_of_which_none_is_the_excluded_one():
+    """In both forms of cross-entropy: its sums over a label's classes meet 0 times infinity."""
+    labels = np.array([[0, 0, 1, 0], [0, 0.5, 0.25, 0.25]], np.float32)
+    value, gradient = cases.SOFTMAX[0].run(np.stack([INF_ROW] * 2), labels)
+    p = np.exp(INF_ROW.astype(float)) / np.exp(INF_ROW.astype(float)).sum()
+    np.testing.assert_allclose(value, -labels[:, 1:] @ np.log(p[1:]), rtol=1e-6)
+    np.testing.assert_allclose(gradient, p - labels, rtol=1e-5)
+
+
 @cases.softmax_cases
 @pytest.mark.parametrize("labels", ["ids", "onehot"])
 def test_one_class_and_only_one_that_exists(case, labels):
@@ -75,7 +84,7 @@ def test_one_class_and_only_one_that_exists(case, labels):
         with jax.debug_nans(True):
             z = jnp.asarray(row)
             value, gradient, hessian = jaxloss.per_example_value_grad_hess(case.call)(z, given)
-            second = jax.hessian(case.call)(z, given)
+            second = jax.jit(jax.hessian(case.call))(z, given)
         assert value == 0
         np.testing.assert_array_equal(gradient, np.zeros(len(row)))
         np.testing.assert_array_equal(hessian, np.zeros(len(row)))
@@ -92,7 +101,6 @@ def test_a_logit_of_plus_infinity_takes_all_of_the_probability(case, rng):
     logits[size, :2] = np.inf  # several take an unknown share each
     ids = np.arange(size + 1) % size
     one_hot = np.eye(size, dtype=np.float32)
-    run = jax.jit(jaxloss.per_example_value_grad_hess(case.call))
     elsewhere = np.array([case.lost(y) for y in (ids[:size] + 1) % size])
     bounded = np.isfinite(elsewhere).all()
     gradient = np.zeros((size, size)) if bounded else one_hot - one_hot[[1, 2, 3, 4, 0]]
@@ -105,7 +113,7 @@ def test_a_logit_of_plus_infinity_takes_all_of_the_probability(case, rng):
         (one_hot[(ids + 1) % size], elsewhere, gradient),
         (soft, elsewhere * share, gradient / 2),
     ):
-        value, got, hessian = run(logits, label)
+        value, got, hessian = map(np.asarray, case.run_twice(logits, label))
         assert np.isnan(value[size])
         np.testing.assert_allclose(value[:size], np.full(size, expected), rtol=1e-6)
         np.testing.assert_array_equal(got[:size], slopes)
@@ -116,23 +124,35 @@ def test_a_logit_of_plus_infinity_takes_all_of_the_probability(case, rng):
 def test_plus_infinity_among_many_classes_and_in_other_functions(rng):
     logits = rng.normal(size=(2, 16384)).astype(np.float32)
     logits[:, 77] = np.inf
+    few, other = logits[:, 75:80], rng.normal(size=(2, 5)).astype(np.float32)
+    cross_entropy, divergence = jaxloss.softmax_cross_entropy, jaxloss.softmax_kl_divergence
+    projections = jaxloss.sparsemax, jaxloss.entmax15, partial(jaxloss.entmax, alpha=1.25)
+
+    @jax.jit
+    def among_many(z, ids):
+        return cross_entropy(z, ids), *jaxloss.per_example_value_and_grad(cross_entropy)(z, ids)
+
+    @jax.jit
+    def of_few(few, other):
+        slopes = jax.grad(lambda z, t: jnp.sum(divergence(z, z, temperature=t)), (0, 1))(few, 2.0)
+        one_sided = divergence(few, other), divergence(other, few), cross_entropy(other, np.array([2, 2]))
+        projected = [(project(few), jax.jacrev(project)(few[0])) for project in projections]
+        return divergence(few, few, temperature=2.0), slopes, one_sided, projected
+
     with jax.debug_nans(True):
-        np.testing.assert_array_equal(jaxloss.softmax_cross_entropy(logits, np.array([77, 78])), [0, np.inf])
-        value, gradient = jaxloss.per_example_value_and_grad(jaxloss.softmax_cross_entropy)(logits, np.array([77, 78]))
-        np.testing.assert_array_equal(value, [0, np.inf])
-        row = np.eye(16384, dtype=np.float32)[77]
-        np.testing.assert_array_equal(gradient, [0 * row, row - np.roll(row, 1)])
-        few = logits[:, 75:80]
-        both = few, rng.normal(size=(2, 5)).astype(np.float32)
-        np.testing.assert_array_equal(jaxloss.softmax_kl_divergence(few, few, temperature=2.0), [0, 0])
-        np.testing.assert_array_equal(jaxloss.softmax_kl_divergence(*both), [np.inf, np.inf])
-        expected = jaxloss.softmax_cross_entropy(both[1], np.array([2, 2]))
-        np.testing.assert_allclose(jaxloss.softmax_kl_divergence(*both[::-1]), expected, rtol=1e-6)
-        slopes = jax.grad(lambda z, t: jnp.sum(jaxloss.softmax_kl_divergence(z, z, temperature=t)), (0, 1))(few, 2.0)
-        jax.tree.map(lambda x: np.testing.assert_array_equal(x, np.zeros_like(x)), slopes)
-        for project in (jaxloss.sparsemax, jaxloss.entmax15, lambda z: jaxloss.entmax(z, alpha=1.25)):
-            np.testing.assert_array_equal(project(few), np.isinf(few))
-            np.testing.assert_array_equal(jax.jacrev(project)(few[0]), np.zeros((5, 5)))
+        alone, value, gradient = among_many(logits, np.array([77, 78]))
+        same, slopes, (from_few, to_few, expected), projected = of_few(few, other)
+    for got in (alone, value):
+        np.testing.assert_array_equal(got, [0, np.inf])
+    row = (np.arange(16384) == 77).astype(np.float32)
+    np.testing.assert_array_equal(gradient, [0 * row, row - np.roll(row, 1)])
+    for zero in (same, *slopes):
+        np.testing.assert_array_equal(zero, np.zeros_like(zero))
+    np.testing.assert_array_equal(from_few, [np.inf, np.inf])
+    np.testing.assert_allclose(to_few, expected, rtol=1e-6)
+    for probabilities, jacobian in projected:
+        np.testing.assert_array_equal(probabilities, np.isinf(few))
+        np.testing.assert_array_equal(jacobian, np.zeros((5, 5)))
 
 
 @pytest.mark.parametrize("case", cases.SIGMOID, ids=lambda case: case.name)
@@ -147,37 +167,39 @@ def test_labels_outside_poison_infinite_logits(case):
 SIZES = [*((case, 5) for case in cases.ALL), *((case, 50257) for case in cases.SOFTMAX)]
 
 
-@pytest.mark.parametrize(("case", "size"), SIZES, ids=lambda x: x if isinstance(x, int) else x.name)
-def test_labels_outside_poison_their_row_alone(case, size, rng):
-    bad = np.array([-1, -100, size, size + 7])
-    ids = np.concatenate([bad, rng.integers(0, size, 4)]).astype(np.int32)
-    logits = cases.logits_for(case, rng, 8, size, scale=1)
-    run = jaxloss.per_example_value_and_grad(case.call)
-    value, gradient = run(logits, ids)
-    assert np.isnan(value[:4]).all()
-    assert np.isnan(gradient[:4]).all()
-    good = np.where(np.arange(8) < 4, 0, ids)
-    good_value, good_gradient = run(logits, good)
-    np.testing.assert_array_equal(value[4:], good_value[4:])
-    np.testing.assert_array_equal(gradient[4:], good_gradient[4:])
+def labels_outside(case, rng, size=5):
+    """Logits, ids of which the first four are outside, and the same with ids inside for those."""
+    ids = np.array([-1, -100, size, size + 7, *rng.integers(0, size, 2)], np.int32)
+    return cases.logits_for(case, rng, 6, size, scale=1), ids, np.where(np.arange(6) < 4, 0, ids)
 
-    where = jnp.arange(8) >= 4
-    kept_value, kept_gradient = run(logits, ids, where=where)
-    for got in (kept_value, kept_gradient):
+
+@cases.all_cases
+def test_labels_outside_poison_their_row_alone(case, rng):
+    logits, ids, good = labels_outside(case, rng)
+    for got, expected in zip(case.run(logits, ids), case.run(logits, good), strict=True):
+        assert np.isnan(got[:4]).all()
+        np.testing.assert_array_equal(got[4:], expected[4:])
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize(("case", "size"), SIZES, ids=lambda x: x if isinstance(x, int) else x.name)
+def test_labels_outside_that_are_left_out(case, size, rng):
+    logits, ids, good = labels_outside(case, rng, size)
+    where = np.arange(6) >= 4
+    kept, same = (case.run(logits, labels, where=where) for labels in (ids, good))
+    for got, expected, alone in zip(kept, same, case.run(logits, ids), strict=True):
         np.testing.assert_array_equal(got[:4], np.zeros_like(got[:4]))
-    for got, expected in zip((kept_value, kept_gradient), run(logits, good, where=where), strict=True):
         np.testing.assert_array_equal(got, expected)
-    # Another program than the one without a mask: XLA may round a product and a sum at once in one of them.
-    np.testing.assert_array_max_ulp(np.asarray(kept_value[4:]), np.asarray(value[4:]), maxulp=2)
-    np.testing.assert_array_max_ulp(np.asarray(kept_gradient[4:]), np.asarray(gradient[4:]), maxulp=2)
-    if case.phi is oracle.cross_entropy:
-        np.testing.assert_array_equal(kept_value[4:], value[4:])
-        np.testing.assert_array_equal(kept_gradient[4:], gradient[4:])
+        assert np.isnan(alone[:4]).all()
+        # Another program than the one without a mask: XLA may round a product and a sum at once in one of them.
+        np.testing.assert_array_max_ulp(np.asarray(got[4:]), np.asarray(alone[4:]), maxulp=2)
+        if case.phi is oracle.cross_entropy:
+            np.testing.assert_array_equal(got[4:], alone[4:])
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int32])
 def test_label_dtypes_neither_wrap_nor_overflow(dtype):
-    logits = jnp.zeros((3, 1000))
+    logits = np.zeros((3, 1000), np.float32)
     ids = np.array([0, 5, np.iinfo(dtype).max], dtype)
     losses = np.asarray(jaxloss.softmax_cross_entropy(logits, ids))
     np.testing.assert_allclose(losses[:2], np.log(1000), rtol=1e-6)
@@ -196,8 +218,9 @@ def test_rows_left_out_may_hold_anything(case, kind, rng):
     logits, labels = np.array(cases.logits_for(case, rng)), np.array(cases.labels_for(case, rng, kind))
     where = np.array([True, False, True, True, False, True])
 
+    @jax.jit
     def run(z, t):
-        forward = jax.jvp(lambda z: case.call(z, t, where=where), (jnp.asarray(z),), (jnp.ones(z.shape),))[1]
+        forward = jax.jvp(lambda z: case.call(z, t, where=where), (z,), (jnp.ones_like(z),))[1]
         return *jaxloss.per_example_value_and_grad(case.call)(z, t, where=where), forward
 
     clean = run(logits, labels)
@@ -205,12 +228,22 @@ def test_rows_left_out_may_hold_anything(case, kind, rng):
         dirty_logits, dirty_labels = logits.copy(), labels.copy()
         dirty_logits[~where] = rubbish
         dirty_labels[~where] = rubbish if kind == "soft" else -100
-        # jax_debug_nans refuses NaN as an input, before any loss sees it.
-        with jax.debug_nans(not np.isnan(rubbish)):
-            dirty = run(dirty_logits, dirty_labels)
-        for got, expected in zip(dirty, clean, strict=True):
+        for got, expected in zip(run(dirty_logits, dirty_labels), clean, strict=True):
             np.testing.assert_array_equal(got, expected)
             np.testing.assert_array_equal(got[~where], np.zeros_like(got[~where]))
+
+
+@pytest.mark.thin
+@cases.all_cases
+@pytest.mark.parametrize("rubbish", [np.inf, -np.inf])
+def test_infinite_rows_left_out_are_clean_under_debug_nans(case, rubbish, rng):
+    """No step of an eager call forms a NaN; NaN as an input is refused before any loss sees it."""
+    logits, labels = np.array(cases.logits_for(case, rng)), np.array(cases.labels_for(case, rng))
+    where = np.array([True, False, True, True, False, True])
+    logits[~where], labels[~where] = rubbish, -100
+    with jax.debug_nans(True):
+        jaxloss.per_example_value_and_grad(case.call)(logits, labels, where=where)
+        jax.jvp(lambda z: case.call(z, labels, where=where), (jnp.asarray(logits),), (np.ones_like(logits),))
 
 
 @cases.all_cases
@@ -220,10 +253,9 @@ def test_hidden_elements_may_hold_anything(case, rng):
     where = rng.integers(0, 2, logits.shape).astype(bool)
     where[:, 0], where[0] = True, not case.multilabel
     labels = labels if case.multilabel else labels * where
-    has_hessian = case in cases.LOGITS
-    run = (jaxloss.per_example_value_grad_hess if has_hessian else jaxloss.per_example_value_and_grad)(case.call)
+    run = case.run_twice if case in cases.LOGITS else case.run
     clean = run(logits, labels, where=where)
-    for got in clean[1:]:
+    for got in map(np.asarray, clean[1:]):
         np.testing.assert_array_equal(got[~where], np.zeros_like(got[~where]))
     for rubbish, label in ((np.nan, np.nan), (np.inf, -1), (-np.inf, 255)):
         dirty = np.where(where, labels, np.float32(label)) if case.multilabel else labels
@@ -248,53 +280,56 @@ def test_infinite_logits_elementwise(case):
 def test_gradients_of_saturated_logits_are_right(case):
     """(1 - p)^gamma at p = 1: peers return NaN for gamma < 1, and NaN Hessians for gamma < 2."""
     tolerance = {"rtol": (16 + 3 * 50) * 2.0**-23, "atol": 2e-37}
-    for magnitude in (50.0, 200.0, 1e4, 1e30):
-        z = jnp.array([magnitude, 0.0])
-        for label in (0, 1):
-            value, gradient, hessian = jaxloss.per_example_value_grad_hess(case.call)(z, jnp.asarray(label))
-            exact, exact_gradient = case.row(z, label)
-            losses = np.array(exact, float)
-            expected = np.where(losses > np.finfo(np.float32).max, np.inf, losses)
-            np.testing.assert_allclose(value, expected, **tolerance)
-            np.testing.assert_allclose(gradient, np.array(exact_gradient, float), **tolerance)
-            assert np.isfinite(hessian).all()
+    logits = np.array([[magnitude, 0] for magnitude in (50, 200, 1e4, 1e30) for _ in range(2)], np.float32)
+    labels = np.array([0, 1] * 4)
+    values, gradients, hessians = case.run_twice(logits, labels)
+    for z, label, value, gradient in zip(logits, labels, values, gradients, strict=True):
+        exact, exact_gradient = case.row(z, label)
+        losses = np.array(exact, float)
+        expected = np.where(losses > np.finfo(np.float32).max, np.inf, losses)
+        np.testing.assert_allclose(value, expected, **tolerance)
+        np.testing.assert_allclose(gradient, np.array(exact_gradient, float), **tolerance)
+    assert np.isfinite(hessians).all()
 
 
 @cases.all_cases
 def test_empty_batches(case):
-    value, gradient = jaxloss.per_example_value_and_grad(case.call)(jnp.zeros((0, 5)), jnp.zeros((0,), jnp.int32))
+    value, gradient = case.run(np.zeros((0, 5), np.float32), np.zeros(0, np.int32))
     assert value.shape == ((0, 5) if case.element else (0,))
     assert gradient.shape == (0, 5)
     assert jaxloss.mean(value) == 0
 
 
+@pytest.mark.thin
 @cases.all_cases
 @pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])
 def test_half_precision_is_computed_in_float32(case, half, rng):
-    logits = cases.logits_for(case, rng).astype(half)
+    logits = np.asarray(cases.logits_for(case, rng)).astype(half)
     labels = cases.labels_for(case, rng)
-    value, gradient = jaxloss.per_example_value_and_grad(case.call)(logits, labels)
-    wide_value, wide_gradient = jaxloss.per_example_value_and_grad(case.call)(logits.astype(jnp.float32), labels)
+    value, gradient = case.run(logits, labels)
+    wide_value, wide_gradient = case.run(logits.astype(np.float32), labels)
     assert value.dtype == jnp.float32
     assert gradient.dtype == half
     np.testing.assert_array_equal(value, wide_value)
-    np.testing.assert_array_equal(gradient, wide_gradient.astype(half))
+    np.testing.assert_array_equal(gradient, np.asarray(wide_gradient).astype(half))
 
 
 @cases.all_cases
 def test_no_float64_for_float32_inputs(case, x64, rng):
-    logits = cases.logits_for(case, rng)
+    logits, ids = cases.logits_for(case, rng), np.asarray(cases.labels_for(case, rng), np.int64)
     options = case.takes(label_smoothing=0.1, class_weights=np.ones(5, np.float32), z_loss=0.1)
-    for labels in (cases.labels_for(case, rng).astype(jnp.int64), jnp.ones((6, 5), jnp.float32)):
+    for labels in (ids, np.ones((6, 5), np.float32)):
 
         def total(z, labels=labels):
-            return jnp.sum(case.call(z, labels, **options))
+            losses = case.call(z, labels, **options)
+            return jnp.sum(losses), losses
 
-        program = jax.make_jaxpr(jax.value_and_grad(total))(logits)
+        program = jax.make_jaxpr(jax.value_and_grad(total, has_aux=True))(logits)
         wide = [e for e in jaxprs.equations(program) for v in e.outvars if v.aval.dtype == jnp.float64 and v.aval.ndim]
         assert not wide, wide
-        assert case.call(logits, labels, **options).dtype == jnp.float32
-    assert case.call(logits.astype(jnp.float64), labels).dtype == jnp.float64
+        assert {x.dtype for x in program.out_avals} == {jnp.dtype(jnp.float32)}
+    wide = jax.eval_shape(case.call, jax.ShapeDtypeStruct(logits.shape, jnp.float64), ids)
+    assert wide.dtype == jnp.float64
 
 
 def test_float64_labels_keep_float32_logits_float32(x64):
@@ -304,42 +339,45 @@ def test_float64_labels_keep_float32_logits_float32(x64):
 
 def test_divergence_at_the_edges():
     loss = jaxloss.softmax_kl_divergence
-    z, u = jnp.array([-jnp.inf, 0.0, 1.0]), jnp.array([-jnp.inf, 1.0, 0.0])
+    z, u, full = (np.array(x, np.float32) for x in ([-np.inf, 0, 1], [-np.inf, 1, 0], [0, 1, 0]))
+
+    @jax.jit
+    def derivatives(z, u, temperature):
+        found = jax.value_and_grad(lambda z, u, t: loss(z, u, temperature=t), (0, 1, 2))(z, u, temperature)
+        return *found, jax.jacfwd(loss)(z, u)
+
     with jax.debug_nans(True):
-        value, gradients = jax.value_and_grad(loss, (0, 1))(z, u, temperature=jnp.float32(2.0))
-        by_temperature = jax.grad(lambda t: loss(z, u, temperature=t))(2.0)
-        jax.jacfwd(loss)(z, u)
+        value, (found_z, found_u, by_temperature), _ = derivatives(z, u, np.float32(2))
     exact, by_z, by_u = oracle.kl_row(z, u, 2)
     np.testing.assert_allclose(value, float(exact), rtol=1e-5)
-    np.testing.assert_allclose(gradients[0], np.array(by_z, float), rtol=1e-5)
-    np.testing.assert_allclose(gradients[1], np.array(by_u, float), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found_z, np.array(by_z, float), rtol=1e-5)
+    np.testing.assert_allclose(found_u, np.array(by_u, float), rtol=1e-4, atol=1e-7)
     step = (float(oracle.kl_row(z, u, "2.001")[0]) - float(oracle.kl_row(z, u, "1.999")[0])) / 0.002
     np.testing.assert_allclose(by_temperature, step, rtol=1e-4)
-    assert loss(z, jnp.array([0.0, 1.0, 0.0])) == np.inf
-    assert loss(z, z) == 0
-    p = np.exp([0.0, 1.0, 0.0]) / np.exp([0.0, 1.0, 0.0]).sum()
-    np.testing.assert_allclose(loss(jnp.array([0.0, 1.0, 0.0]), z), float(oracle.kl_row([0, 1, 0], z)[0]), rtol=1e-5)
-    hessian = jaxloss.per_example_value_grad_hess(loss)(jnp.array([0.0, 1.0, 0.0]), z)[2]
-    np.testing.assert_allclose(hessian, p * (1 - p), rtol=1e-5)
+    run = jax.jit(jaxloss.per_example_value_grad_hess(loss))
+    values, _, hessian = run(np.stack([z, z, full]), np.stack([full, z, z]))
+    np.testing.assert_array_equal(values[:2], [np.inf, 0])
+    np.testing.assert_allclose(values[2], float(oracle.kl_row(full, z)[0]), rtol=1e-5)
+    p = np.exp(full) / np.exp(full).sum()
+    np.testing.assert_allclose(hessian[2], p * (1 - p), rtol=1e-5)
 
 
 def test_reverse_and_mixed_divergences_at_the_edges():
     """Probabilities of 0 in one, the other or both; distributions that share no class."""
     rows = [[-np.inf, 0, 1], [0, 1, 0], [-np.inf, 1, 0], [0, -np.inf, -np.inf], [-np.inf, -np.inf, 5], [np.inf, 0, 1]]
-    z, u = (
-        jnp.asarray([rows[i] for i in some], jnp.float32) for some in ((0, 1, 0, 3, 3, 1, 5), (2, 2, 1, 4, 3, 3, 5))
-    )
+    z, u = (np.array([rows[i] for i in some], np.float32) for some in ((0, 1, 0, 3, 3, 1, 5), (2, 2, 1, 4, 3, 3, 5)))
     reverse = partial(jaxloss.softmax_kl_divergence, direction="reverse")
     mixed = partial(jaxloss.softmax_js_divergence, weight=0.25)
     for loss, row in ((reverse, oracle.reverse_kl_row), (mixed, partial(oracle.js_row, weight=0.25))):
 
+        @jax.jit
         def everything(z, u, temperature, loss=loss):
             values, pull = jax.vjp(lambda *x: loss(x[0], x[1], temperature=x[2]), z, u, temperature)
             twice = jaxloss.per_example_value_grad_hess(loss)(z, u, temperature=temperature)[2]
             return values, *pull(jnp.ones_like(values)), twice
 
         with jax.debug_nans(True):
-            values, by_z, by_u, by_temperature, hessian = jax.jit(everything)(z, u, jnp.float32(2.0))
+            values, by_z, by_u, by_temperature, hessian = map(np.asarray, everything(z, u, np.float32(2)))
         for i in range(6):
             value, *slopes = row(z[i], u[i], 2)[:3]
             np.testing.assert_allclose(values[i], float(value), rtol=1e-6)
@@ -347,28 +385,39 @@ def test_reverse_and_mixed_divergences_at_the_edges():
                 for got, expected in zip((by_z[i], by_u[i]), slopes, strict=True):
                     np.testing.assert_allclose(got, np.array(expected, float), rtol=1e-5, atol=1e-7)
         assert values[6] == 0  # both certain, by logits of +inf
-        assert np.isinf(np.asarray(values)[[1, 3]]).all() == (loss is reverse)
+        assert np.isinf(values[[1, 3]]).all() == (loss is reverse)
         for found in (by_z, by_u, by_temperature, hessian):
             assert np.isfinite(found).all()
         for found in (by_z, hessian):
             np.testing.assert_array_equal(np.where(z == -np.inf, found, 0), np.zeros_like(z))
-    np.testing.assert_allclose(mixed(z[3], u[3]), -0.25 * np.log(0.25) - 0.75 * np.log(0.75), rtol=1e-6)
+    apart = everything(z, u, np.float32(1))[0][3]
+    np.testing.assert_allclose(apart, -0.25 * np.log(0.25) - 0.75 * np.log(0.75), rtol=1e-6)
 
 
 def test_the_weight_between_two_divergences(rng):
     """Its limits are the two directions of the Kullback-Leibler divergence, its derivative their difference."""
-    z, u = (jnp.asarray(rng.normal(size=4) * 2, jnp.float32) for _ in range(2))
-    loss = jaxloss.softmax_js_divergence
-    weights = jnp.asarray([1e-6, 0.3, 1 - 2.0**-20])
-    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(lambda w: loss(z, u, weight=w))))(weights)
+    z, u = (rng.normal(size=4).astype(np.float32) * 2 for _ in range(2))
+    loss, divergence = jaxloss.softmax_js_divergence, jaxloss.softmax_kl_divergence
+
+    def of_all(z, u, weight):
+        return loss(z, u, weight=weight)
+
+    run = jax.jit(jax.vmap(jax.value_and_grad(of_all, (0, 1, 2)), (None, None, 0)))
+    weights = np.array([1e-6, 0.3, 1 - 2.0**-20, 0.25], np.float32)
+    values, (*_, slopes) = run(z, u, weights)
     for w, value, slope in zip(weights, values, slopes, strict=True):
         exact = oracle.js_row(z, u, 1, float(w))
         np.testing.assert_allclose((value, slope), (float(exact[0]), float(exact[3])), rtol=1e-5)
-    forward, reverse = (jaxloss.softmax_kl_divergence(z, u, direction=way) for way in ("forward", "reverse"))
+    np.testing.assert_allclose(values[3], run(u, z, np.full(4, 0.75, np.float32))[0][3], rtol=1e-6)
+
+    @jax.jit
+    def limits(z, u):
+        return divergence(z, u, direction="forward"), divergence(z, u, direction="reverse"), divergence(u, z)
+
+    forward, reverse, swapped = limits(z, u)
     np.testing.assert_allclose((values[0] / 1e-6, values[2] * 2.0**20), (forward, reverse), rtol=1e-3)
-    np.testing.assert_allclose(loss(z, u, weight=0.25), loss(u, z, weight=0.75), rtol=1e-6)
-    np.testing.assert_array_equal(reverse, jaxloss.softmax_kl_divergence(u, z))
-    far, flat = jnp.array([0.0, -60.0]), jnp.zeros(2)
+    np.testing.assert_array_equal(reverse, swapped)
+    far, flat = np.array([0, -60], np.float32), np.zeros(2, np.float32)
     for pair in ((far, flat), (flat, far)):
-        found = jax.jit(jax.grad(loss, (0, 1)))(*pair)
-        np.testing.assert_allclose(found, np.array(oracle.js_row(*pair)[1:3], float), rtol=1e-5)
+        by_z, by_u, _ = run(*pair, np.full(4, 0.5, np.float32))[1]
+        np.testing.assert_allclose((by_z[0], by_u[0]), np.array(oracle.js_row(*pair)[1:3], float), rtol=1e-5)

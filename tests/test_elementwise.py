@@ -13,20 +13,25 @@ from tests import cases, oracle
 
 
 def test_probabilities_agree_with_logits(rng):
-    logits = cases.logits_for(None, rng)
-    probs = jax.nn.softmax(logits)
-    weights = jnp.asarray(rng.uniform(0.5, 2, 5), jnp.float32)
+    logits, weights = cases.logits_for(None, rng), rng.uniform(0.5, 2, 5).astype(np.float32)
+
+    @jax.jit
+    def both(z, labels, options):
+        direct = jaxloss.per_example_value_and_grad(jaxloss.softmax_cross_entropy)(z, labels, **options)
+        chained = jaxloss.per_example_value_and_grad(
+            lambda z: jaxloss.cross_entropy(jax.nn.softmax(z), labels, **options)
+        )
+        logarithms = jaxloss.negative_log_likelihood(jnp.log(jax.nn.softmax(z)), labels, **options)
+        return direct, chained(z), logarithms
+
     for kind in ("ids", "onehot", "soft"):
         labels = cases.labels_for(None, rng, kind)
-        for options in ({}, {"class_weights": weights}, {"label_smoothing": 0.2, "class_weights": weights}):
-            expected = jaxloss.softmax_cross_entropy(logits, labels, **options)
-            np.testing.assert_allclose(jaxloss.cross_entropy(probs, labels, **options), expected, rtol=1e-5)
-            log_probs = jnp.log(probs)
-            got = jaxloss.negative_log_likelihood(log_probs, labels, **options)
-            np.testing.assert_allclose(got, expected, rtol=1e-5)
-            chained = jax.grad(lambda z, o=options, t=labels: jnp.sum(jaxloss.cross_entropy(jax.nn.softmax(z), t, **o)))
-            direct = jax.grad(lambda z, o=options, t=labels: jnp.sum(jaxloss.softmax_cross_entropy(z, t, **o)))
-            np.testing.assert_allclose(chained(logits), direct(logits), rtol=1e-4, atol=2e-6)
+        for smoothing, given in ((0, np.ones(5)), (0, weights), (0.2, weights)):
+            options = {"label_smoothing": np.float32(smoothing), "class_weights": np.float32(given)}
+            (expected, slopes), (value, gradient), of_logarithms = both(logits, labels, options)
+            np.testing.assert_allclose(value, expected, rtol=1e-5)
+            np.testing.assert_allclose(of_logarithms, expected, rtol=1e-5)
+            np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=2e-6)
     multi = cases.labels_for(None, rng, "soft")
     binary = jaxloss.binary_cross_entropy(jax.nn.sigmoid(logits), multi, pos_weight=weights, label_smoothing=0.1)
     expected = jaxloss.sigmoid_binary_cross_entropy(logits, multi, pos_weight=weights, label_smoothing=0.1)
@@ -82,15 +87,16 @@ def test_asymmetric_loss_against_the_oracle(gamma_negative, traced, rng):
     options = {"gamma_positive": 0.5, "gamma_negative": gamma_negative, "clip": 0.05}
     given = {key: jnp.float32(value) if traced else value for key, value in options.items()}
     options["clip"] = float(np.float32(0.05))
-    for t in (0.0, 1.0, 0.25):
-        with jax.debug_nans(True):
-            run = jaxloss.per_example_value_grad_hess(partial(jaxloss.asymmetric_loss, **given))
-            value, gradient, hessian = run(logits, np.full(65, t, np.float32))
+    run = jaxloss.per_example_value_grad_hess(partial(jaxloss.asymmetric_loss, **given))
+    labels = np.repeat(np.array([[0], [1], [0.25]], np.float32), 65, 1)
+    with jax.debug_nans(True):
+        values, gradients, hessians = run(np.tile(logits, (3, 1)), labels)
+    for t, value, gradient in zip((0.0, 1.0, 0.25), values, gradients, strict=True):
         exact = [oracle.asymmetric_element(z, t, **options) for z in logits]
         # p - clip is as exact as p itself, not as the difference.
         np.testing.assert_allclose(value, [float(e[0]) for e in exact], rtol=1e-4, atol=1e-9)
         np.testing.assert_allclose(gradient, [float(e[1]) for e in exact], rtol=2e-3, atol=1e-7)
-        assert np.isfinite(hessian).all()
+    assert np.isfinite(hessians).all()
 
 
 def test_asymmetric_loss_keeps_the_gradient_of_missed_positives():
@@ -138,22 +144,22 @@ def test_options_of_each_element(case, rng):
     labels = cases.labels_for(case, rng, "multihot", rows=2)
     taken = [key for key in PER_ELEMENT if key in inspect.signature(case.loss).parameters]
     assert "class_weights" in taken
-    options = {key: jnp.asarray(rng.uniform(0.1, 0.9, logits.shape), jnp.float32) for key in taken}
+    options = {key: rng.uniform(0.1, 0.9, logits.shape).astype(np.float32) for key in taken}
 
     def run(z, t, options, where=None):
         value, gradient = jaxloss.per_example_value_and_grad(case.loss)(z, t, where=where, **options)
         by_option = jax.grad(lambda options: jnp.sum(case.loss(z, t, where=where, **options)))(options)
         return value, gradient, by_option
 
-    found = jax.jit(run)(logits, labels, options)
+    masked = jax.jit(lambda options, where: run(logits, labels, options, where))
+    found = masked(options, np.ones(logits.shape, bool))
     each = jax.jit(jax.vmap(jax.vmap(run)))(logits, labels, options)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found, each)
 
     # What is left out may hold anything.
-    where = jnp.asarray(rng.integers(0, 2, logits.shape) > 0)
-    holes = {key: jnp.where(where, x, jnp.nan) for key, x in options.items()}
-    masked = jax.jit(lambda options: run(logits, labels, options, where))
-    jax.tree.map(np.testing.assert_array_equal, masked(holes), masked(options))
+    where = rng.integers(0, 2, logits.shape) > 0
+    holes = {key: np.where(where, x, np.float32(np.nan)) for key, x in options.items()}
+    jax.tree.map(np.testing.assert_array_equal, masked(holes, where), masked(options, where))
 
 
 def test_options_of_each_row_of_a_softmax_loss_are_refused_with_what_does_it():
