@@ -335,6 +335,10 @@ MUTANTS = [
     Mutant(
         "_core/ordinal.py", "jnp.where(counts, edges.upper - edges.lower, jnp.inf)", "edges.upper - edges.lower", COST
     ),
+    # The form for GPU.
+    Mutant("_core/classes.py", "each[::2], each[1::2]", "each[::2], each[::2]", "tests/test_gpu_form.py"),
+    Mutant("_core/classes.py", "size % (k * whole) == 0", "size % k == 0", "tests/test_gpu_form.py"),
+    Mutant("_core/classes.py", "few and not is_explicit(states[0])", "few", "tests/test_gpu_form.py"),
     # Rows in chunks.
     Mutant("_core/chunks.py", "-(-size // chunk_rows)", "size // chunk_rows", LINEAR),
     Mutant("_core/chunks.py", "< self.size\n", "<= self.size\n", LINEAR),
@@ -386,7 +390,7 @@ OF_LAYERS = f"{LINEAR} {PLATFORMS} tests/test_linear_sharding.py"
 CONCERNED = {
     "_core/alpha.py": f"{SPARSE} {OPTIONS}",
     "_core/chunks.py": OF_LAYERS,
-    "_core/classes.py": ROWS,
+    "_core/classes.py": f"{ROWS} tests/test_gpu_form.py",
     "_core/compose.py": f"{ROWS} {ZERO}",
     "_core/expectations.py": ROWS,
     "_core/hessians.py": f"{SECOND} {DERIVATIVES} {OPTIONS} {ACCURACY}",

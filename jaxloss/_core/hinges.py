@@ -62,7 +62,7 @@ def label_hinge(classes: ClassAxis, logits: jax.Array, ids: jax.Array, margin: j
 
     def one_read(logits, ids, others):
         label = jnp.where(classes.is_label(logits, ids), logits, 0)
-        return classes.fold((others, jnp.ones_like(others), label), start, _join)
+        return classes.fold((others, jnp.ones_like(others), label), start, _join, few=True)
 
     def plain(logits, ids, others):
         best = max_of_others(classes, logits, ids, others)

@@ -16,10 +16,11 @@ from jax.custom_derivatives import SymbolicZero
 from jaxloss._core.varying import vary, varying_any
 
 
-def on_platform(*arguments: Any, cpu: Callable, accelerator: Callable) -> Any:
+def on_platform(*arguments: Any, cpu: Callable, accelerator: Callable, gpu: Callable | None = None) -> Any:
     """The result of the form for CPU, or of that for everything else; of one type, whatever a form reads of them."""
     arguments = vary(arguments, varying_any(arguments))
-    return lax.platform_dependent(*arguments, cpu=cpu, default=accelerator)
+    own = {} if gpu is None else {"cuda": gpu, "rocm": gpu}
+    return lax.platform_dependent(*arguments, cpu=cpu, **own, default=accelerator)
 
 
 FEW = 10
