@@ -337,8 +337,20 @@ MUTANTS = [
     ),
     # The form for GPU.
     Mutant("_core/classes.py", "each[::2], each[1::2]", "each[::2], each[::2]", "tests/test_gpu_form.py"),
+    Mutant(
+        "_core/classes.py",
+        "index == jnp.expand_dims(label",
+        "index == jnp.expand_dims(label + 1",
+        "tests/test_gpu_form.py",
+    ),
+    Mutant(
+        "_core/classes.py",
+        "jnp.where(inside, jnp.squeeze(own",
+        "jnp.where(label >= 0, jnp.squeeze(own",
+        "tests/test_gpu_form.py",
+    ),
     Mutant("_core/classes.py", "size % (k * whole) == 0", "size % k == 0", "tests/test_gpu_form.py"),
-    Mutant("_core/classes.py", "few and not is_explicit(states[0])", "few", "tests/test_gpu_form.py"),
+    Mutant("_core/classes.py", "1 if is_explicit(logits) else _parts", "_parts", "tests/test_gpu_form.py"),
     # Rows in chunks.
     Mutant("_core/chunks.py", "-(-size // chunk_rows)", "size // chunk_rows", LINEAR),
     Mutant("_core/chunks.py", "< self.size\n", "<= self.size\n", LINEAR),

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxloss._core.platforms import on_platform
 
 State = tuple[jax.Array, ...]
+Combine = Callable[[State, State], State]
 
 
 def nan_where(mask: jax.Array, x: jax.Array) -> jax.Array:
@@ -37,29 +38,52 @@ class ClassAxis(NamedTuple):
     def size(self, x: jax.Array) -> int:
         return x.shape[self.axis] * (1 if self.name is None else lax.axis_size(self.name))
 
-    def fold(
-        self, states: State, start: tuple[float, ...], combine: Callable[[State, State], State], few: bool = False
-    ) -> State:
-        """Joins the states of all classes of a shard, in one read of what they are made of.
+    def fold(self, states: State, start: tuple[float, ...], combine: Combine) -> State:
+        """Joins the states of all classes of a shard, in one read of what they are made of."""
+        return _reduce(states, start, combine, self.axis)
 
-        `few` says that so few registers hold a state that a GPU may join several at once; see `_parts`.
+    def fold_label(self, logits: jax.Array, ids: jax.Array, start: tuple[float, ...], combine: Combine) -> State:
+        """Joins (-inf, 1, z) of class `ids` of each row and (z, 1, 0) of the others of a shard, in one read.
+
+        The third of a state is a sum, of which the first two know nothing.
         """
+        parts = 1 if is_explicit(logits) else _parts(logits.shape[self.axis], self.name is not None)
 
-        def whole(*states):
+        def whole(logits, ids):
+            is_label = self.is_label(logits, ids)
+            states = jnp.where(is_label, -jnp.inf, logits), jnp.ones_like(logits), jnp.where(is_label, logits, 0)
             return _reduce(states, start, combine, self.axis)
 
-        def in_parts(*states):
-            cut = [_cut(x, self.axis, parts) for x in states]
-            each = [tuple(lax.index_in_dim(x, k, self.axis + 1, keepdims=False) for x in cut) for k in range(parts)]
+        def in_parts(logits, ids):
+            label = ids - self.first(logits)
+            # The mask has another shape than that of a gradient, and one use: XLA would store it otherwise.
+            across, shape = self.axis + 1, logits.shape
+            z = logits.reshape(*shape[: self.axis], -1, parts, *shape[across:])
+            index = lax.broadcasted_iota(jnp.int32, z.shape, self.axis) * parts
+            index += lax.broadcasted_iota(jnp.int32, z.shape, across)
+            z = jnp.where(index == jnp.expand_dims(label, (self.axis, across)), -jnp.inf, z)
+            each = [lax.index_in_dim(z, k, across, keepdims=False) for k in range(parts)]
+            each = [(x, jnp.ones_like(x)) for x in each]
+
+            def pair(a, b):
+                zero = jnp.zeros_like(a[0])
+                return combine((*a, zero), (*b, zero))[:2]
+
             while len(each) > 1:
-                each = list(map(combine, each[::2], each[1::2]))
-            return _reduce(each[0], start, combine, self.axis)
+                each = list(map(pair, each[::2], each[1::2]))
+            size = shape[self.axis]
+            own = jnp.take_along_axis(
+                logits, self.spread(jnp.clip(label, 0, size - 1)), self.axis, mode="promise_in_bounds"
+            )
+            inside = (label >= 0) & (label < size)
+            own = jnp.where(inside, jnp.squeeze(own, self.axis), 0)
+            return *_reduce(each[0], start[:2], pair, self.axis), own
 
-        cuts = few and not is_explicit(states[0])
-        parts = _parts(states[0].shape[self.axis], self.name is not None) if cuts else 1
-        return whole(*states) if parts == 1 else on_platform(*states, cpu=whole, accelerator=whole, gpu=in_parts)
+        if parts == 1:
+            return whole(logits, ids)
+        return on_platform(logits, ids, cpu=whole, accelerator=whole, gpu=in_parts)
 
-    def join(self, state: State, start: tuple[float, ...], combine: Callable[[State, State], State]) -> State:
+    def join(self, state: State, start: tuple[float, ...], combine: Combine) -> State:
         """Joins the states of the shards: each device fills in its own, one sum brings them together."""
         if self.name is None:
             return state
@@ -69,6 +93,10 @@ class ClassAxis(NamedTuple):
         own = own.reshape(shards, *[1] * stacked.ndim)
         slots = lax.psum(jnp.where(own, stacked[None], 0), self.name)
         return _reduce(tuple(jnp.moveaxis(slots, 1, 0)), start, combine, 0)
+
+    def first(self, x: jax.Array) -> jax.Array | int:
+        """The class that the first of a shard is."""
+        return 0 if self.name is None else lax.axis_index(self.name) * x.shape[self.axis]
 
     def spread(self, row: jax.Array) -> jax.Array:
         """A value of each row, shaped to broadcast against the logits."""
@@ -82,8 +110,7 @@ class ClassAxis(NamedTuple):
         """Mask of the shape of `x`, true at the class `ids` of each row; fused, never stored."""
         sharding = jax.typeof(x).sharding if is_explicit(x) else None
         iota = lax.broadcasted_iota(jnp.int32, x.shape, self.axis, out_sharding=sharding)
-        first = 0 if self.name is None else lax.axis_index(self.name) * x.shape[self.axis]
-        return iota == self.spread(ids - first)
+        return iota == self.spread(ids - self.first(x))
 
     def one_hot(self, x: jax.Array, ids: jax.Array) -> jax.Array:
         """The ids as rows of the shape and dtype of `x`, NaN for an id outside, -1; fused, never stored."""
@@ -108,11 +135,7 @@ def _parts(size: int, own: bool) -> int:
     return next((k for k in (8, 4, 2) if size % (k * whole) == 0), 1)
 
 
-def _cut(x: jax.Array, axis: int, parts: int) -> jax.Array:
-    return x.reshape(*x.shape[:axis], x.shape[axis] // parts, parts, *x.shape[axis + 1 :])
-
-
-def _reduce(states: State, start: tuple[float, ...], combine: Callable, axis: int) -> State:
+def _reduce(states: State, start: tuple[float, ...], combine: Combine, axis: int) -> State:
     # Under `jax.checkpoint`, forward over reverse mode differentiates what a derivative rule is made of, and JAX (0.10
     # to 0.12) fails there unless each operand of a reduction has a tangent. This gives it one, which XLA takes out.
     states = (states[0], *(jnp.where(False, states[0], x) for x in states[1:]))

@@ -61,8 +61,7 @@ def label_hinge(classes: ClassAxis, logits: jax.Array, ids: jax.Array, margin: j
     start, others = (-jnp.inf, 0.0, 0.0), classes.without(logits, ids)
 
     def one_read(logits, ids, others):
-        label = jnp.where(classes.is_label(logits, ids), logits, 0)
-        return classes.fold((others, jnp.ones_like(others), label), start, _join, few=True)
+        return classes.fold_label(logits, ids, start, _join)
 
     def plain(logits, ids, others):
         best = max_of_others(classes, logits, ids, others)

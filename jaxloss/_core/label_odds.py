@@ -50,8 +50,7 @@ def label_row(classes: ClassAxis, alone: bool, logits: jax.Array, ids: jax.Array
     """
 
     def one_read(logits, ids, others):
-        label = jnp.where(classes.is_label(logits, ids), logits, 0)
-        return classes.fold((others, jnp.ones_like(others), label), _LABEL_START, _join_label, few=True)
+        return classes.fold_label(logits, ids, _LABEL_START, _join_label)
 
     def two_reads(logits, ids, others):
         best, label = max_of_others(classes, logits, ids, others), entry(classes, logits, ids)
