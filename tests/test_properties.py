@@ -184,11 +184,13 @@ def test_a_mask_given_once_is_the_mean_over_what_it_keeps(data, call):
     expected = losses[keep].mean() if keep.any() else 0.0
     count = max(losses[keep].size, 1)
     np.testing.assert_allclose(value, expected, rtol=8 * EPS, atol=1e-37)
+    # By shares of several classes it is a difference of terms up to 1, which may be small.
+    least = 4 * EPS if call.kind == "soft" else 1e-30
     np.testing.assert_allclose(
         np.asarray(gradient, float)[keep],
         gradients[keep] / count,
         rtol=4 * EPS * units(call.dtype),
-        atol=1e-30 if call.dtype == jnp.float32 else 1e-7,
+        atol=least if call.dtype == jnp.float32 else 1e-7,
     )
     assert not np.asarray(gradient)[~keep].any()
 
