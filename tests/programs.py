@@ -19,6 +19,7 @@ from jax._src import compiler
 FAST = {
     f"test_{name}.py"
     for name in (
+        "bench",
         "boosting",
         "check",
         "class_masks",

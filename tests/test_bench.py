@@ -103,7 +103,10 @@ def test_losses_alone(tmp_path, monkeypatch):
         monkeypatch.setattr(compiled, name, shape)
     monkeypatch.setattr(alone, "IN_TORCH", ("Absent",))
     monkeypatch.setitem(peers.PROVIDERS, "Absent", absent)
-    monkeypatch.setattr(compiled, "DENSE", {"quick": [(8, 32), (8, 4)]})
+    monkeypatch.setattr(compiled, "DENSE", {"quick": [(8, 32)]})
+    monkeypatch.setattr(compiled, "ALL", ["cross-entropy"])
+    monkeypatch.setattr(compiled, "MAIN", ["cross-entropy"])
+    monkeypatch.setattr(alone, "QUESTIONS", ("dense", "losses"))
     monkeypatch.setattr(compiled, "REGISTRY", {n: compiled.REGISTRY[n] for n in ("zlpr_loss", "softmax_kl_divergence")})
     result, _ = run(tmp_path, "--only", "alone")
     [ours] = [row for row in result["rows"] if row["provider"] == "jaxloss" and row["loss"] == "zlpr_loss, rows"]

@@ -175,9 +175,9 @@ def test_a_kernel_split_over_the_batch_as_well(split, kind, rng):
     if kind == AxisType.Auto:  # or XLA chooses
         out = (NamedSharding(devices, P()), tuple(a.sharding for a in x))
     with jax.set_mesh(devices):
-        program = jax.jit(lambda *x: by_all(*x), out_shardings=out)
+        program = jax.jit(lambda *x: by_all(*x), out_shardings=out).lower(*x).compile()
         got = program(*x)
-        found = collectives(program.lower(*x).compile().as_text())
+        found = collectives(program.as_text())
         moved, losses = jax.jit(derivative_and_losses)(x, problem.placed(devices, problem.t, kernel=spec))
     close(got, problem.expected(GRADIENT))
     close(moved, problem.expected("forward over reverse"))
