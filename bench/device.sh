@@ -7,8 +7,8 @@
 # of time, and ends with a line for each part. It needs an environment with JAX for the device and the extra `test`, and
 # no network; from a folder of wheels: pip install --no-index --find-links WHEELS "jax[cuda13]" ".[test]".
 #
-# PARTS names the parts and their seconds, TESTS the files of tests, QUICK=1 makes them small (to try the script on a CPU), WORKERS is the number
-# of processes of the tests, PYTHON the interpreter.
+# PARTS names the parts and their seconds, TESTS the files of tests, QUICK=1 makes them small (to try the script on a
+# CPU), WORKERS is the number of processes of the tests, PYTHON the interpreter.
 set -uo pipefail
 
 out=${1:-"$(dirname "$0")/../bench-results/device"}
@@ -39,7 +39,7 @@ fi
 check=("$python" -m jaxloss --json "$out/check.json")
 alone=("$python" -m bench --only alone --device "$platform" --out "$out")
 linear=("$python" -m bench --only linear --full --device "$platform" --out "$out") # on accelerators, layers of models
-tests=("$python" -m pytest -q --tb=short -rf -n "${WORKERS:-4}" --dist worksteal -p no:cacheprovider
+tests=("$python" -m pytest -q --tb=short -rf -n "${WORKERS:-4}" --dist worksteal -p no:cacheprovider -p no:benchmark
     ${TESTS:-tests/test_accuracy.py tests/test_edges.py} --junitxml "$out/tests.xml")
 if [ -n "$quick" ]; then
     check+=(--no-speed)
