@@ -64,7 +64,7 @@ MUTANTS = [
         "jnp.where(first, b[1], a[1])",
         f"{EDGES} -k read",
     ),
-    Mutant("_core/label_odds.py", "(label >= best)", "(label > best)", VALUES + " " + DERIVATIVES + " -k statistics"),
+    Mutant("_core/label_odds.py", "(label >= best)", "(label > best)", DERIVATIVES + " -k tied"),
     Mutant("_core/label_odds.py", "best + (log_rest + truth.nlc)", "label + truth.nll", VALUES + " -k logsumexp"),
     Mutant(
         "_core/label_odds.py",
