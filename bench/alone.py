@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from os import cpu_count
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,9 @@ from bench import compiled
 from bench.compiled import Entry
 from bench.hlo import Program as Text
 from bench.measure import Case, Program
-from bench.offer import LABELS
+from bench.offer import LABELS, Offer
 from bench.peers import offers
+from bench.peers_torch import torch_call
 
 QUESTIONS = ("dense", "sigmoid", "sparse", "losses")
 IN_TORCH = ("torch eager", "torch.compile", "Liger", "entmax")
@@ -71,7 +71,7 @@ def _programs(entries: list[tuple[Entry, Future]], scale: str) -> list[Program]:
     if one.loss in LABELS and one.mode != "jvp":
         for loss, provider, offer in offers([one.loss], "full", IN_TORCH):
             if not offer.compiled or one.classes <= MOST_CLASSES_OF_TORCH_COMPILE:
-                call = _torch_call(offer.losses[loss], offer.compiled, one.mode, arguments)
+                call = _torch_call(offer, loss, one.mode, arguments)
                 try:
                     call()
                 except Exception as error:  # of another library's compiler: the others are timed all the same
@@ -105,23 +105,12 @@ def filled(entry: Entry) -> tuple:
     return normal[0], jax.tree.map(label, labels), *normal[1:]
 
 
-def _torch_call(loss: Callable, compiling: bool, mode: str, arguments: tuple) -> Callable:
+def _torch_call(offer: Offer, loss: str, mode: str, arguments: tuple) -> Callable:
     import torch
 
     z, labels = jax.tree.map(lambda a: torch.from_dlpack(a), arguments)  # no copy
     labels = jax.tree.map(lambda a: a.long() if a.dtype == torch.int32 else a, labels)
-
-    def total(z: Any) -> Any:
-        return loss(z, labels).float().sum()
-
-    if compiling:
-        torch.compiler.reset()
-        total = torch.compile(total, dynamic=False)
-    z.requires_grad_(mode == "gradient")
-
-    def call():
-        value = total(z)
-        gradient = torch.autograd.grad(value, z)[0] if mode == "gradient" else None
-        return value, gradient
-
-    return call
+    row_losses = offer.losses[loss]
+    return torch_call(
+        lambda z, labels: row_losses(z, labels).float().sum(), (z, labels), [z], offer.compiled, mode == "gradient"
+    )

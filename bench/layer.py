@@ -23,7 +23,7 @@ from tqdm import tqdm
 from bench.measure import FLOOR, Case, Program
 from bench.offer import LABELS, Offer
 from bench.peers import offers
-from bench.peers_torch import to_torch, torch_device
+from bench.peers_torch import to_torch, torch_call, torch_device
 
 PASSES = {"forward": 2, "gradient": 4, "jvp": 4}
 """Over arrays of the size of the logits: written by the product, read once; for a gradient read once more, and written;
@@ -181,23 +181,10 @@ def floor(layer: Layer) -> Callable:
 
 
 def _torch_call(layer: Layer, offer: Offer, loss: str, labels: Any) -> Callable:
-    import torch
-
     device = torch_device()
     x, w = (to_torch(a, device) for a in layer.operands)
     labels = jax.tree.map(lambda a: to_torch(a, device), labels)
-    wanted = [x, w] if layer.head else [w]
-    for operand in wanted:
-        operand.requires_grad_(layer.mode == "gradient")
     row_losses = offer.losses[loss]
     total = row_losses if offer.whole else lambda x, w, labels: row_losses(x @ w, labels).float().sum()
-    if offer.compiled:
-        torch.compiler.reset()  # after some shapes of one function it would fall back to eager mode
-        total = torch.compile(total, dynamic=False)
-
-    def call():
-        value = total(x, w, labels)
-        gradient = torch.autograd.grad(value, wanted) if layer.mode == "gradient" else None
-        return value, gradient
-
-    return call
+    wanted = [x, w] if layer.head else [w]
+    return torch_call(total, (x, w, labels), wanted, offer.compiled, layer.mode == "gradient")

@@ -10,9 +10,9 @@ from functools import partial
 
 import jax
 
-import jaxloss
 from bench.layer import Layer, case, jax_program, jax_step
 from bench.measure import Case, Program
+from bench.peers_jax import linear_loss_offer
 
 QUICK = [(1024, 256, 32000)]
 FULL = [(4096, 512, 32000)]
@@ -43,10 +43,6 @@ def _by_chunk_rows(layer: Layer) -> list[Program]:
     labels = layer.labels("ids")
     result = []
     for rows in CHUNKS:
-
-        def total(x, w, ids, rows=rows):
-            return jaxloss.linear_loss(jaxloss.softmax_cross_entropy, x, w, ids, chunk_rows=rows).total
-
-        provider = f"jaxloss linear_loss, {rows} rows at a time"
-        result += jax_program(layer, "cross-entropy", provider, jax_step(layer, total, True), labels)
+        step = jax_step(layer, linear_loss_offer(rows).losses["cross-entropy"], True)
+        result += jax_program(layer, "cross-entropy", f"jaxloss linear_loss, {rows} rows at a time", step, labels)
     return result

@@ -50,11 +50,11 @@ def jaxloss_offer() -> Offer:
     )
 
 
-def linear_loss_offer() -> Offer:
+def linear_loss_offer(chunk_rows: int | None = None) -> Offer:
     import jaxloss
 
     def total(x, w, ids):
-        return jaxloss.linear_loss(jaxloss.softmax_cross_entropy, x, w, ids).total
+        return jaxloss.linear_loss(jaxloss.softmax_cross_entropy, x, w, ids, chunk_rows=chunk_rows).total
 
     return Offer({"cross-entropy": total}, whole=True)
 

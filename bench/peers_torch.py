@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,23 @@ def to_torch(array: jax.Array, device: str) -> Any:
     if jnp.issubdtype(array.dtype, jnp.floating):
         return torch.tensor(np.asarray(array, np.float32), device=device).to(getattr(torch, str(array.dtype)))
     return torch.tensor(np.asarray(array), device=device, dtype=torch.bool if array.dtype == bool else torch.int64)
+
+
+def torch_call(total: Callable, arguments: tuple, wanted: list, compiled: bool, gradient: bool) -> Callable:
+    """A call that starts `total(*arguments)` and, if asked for, its gradients by the arguments that are `wanted`."""
+    import torch
+
+    for operand in wanted:
+        operand.requires_grad_(gradient)
+    if compiled:
+        torch.compiler.reset()  # after some shapes of one function it would fall back to eager mode
+        total = torch.compile(total, dynamic=False)
+
+    def call():
+        value = total(*arguments)
+        return value, torch.autograd.grad(value, wanted) if gradient else None
+
+    return call
 
 
 def torch_offer() -> Offer:

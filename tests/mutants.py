@@ -345,8 +345,8 @@ MUTANTS = [
     ),
     Mutant(
         "_core/classes.py",
-        "jnp.where(inside, jnp.squeeze(own",
-        "jnp.where(label >= 0, jnp.squeeze(own",
+        "jnp.where(inside, entry",
+        "jnp.where(label >= 0, entry",
         "tests/test_gpu_form.py",
     ),
     Mutant("_core/classes.py", "size % (k * whole) == 0", "size % k == 0", "tests/test_gpu_form.py"),

@@ -71,12 +71,8 @@ class ClassAxis(NamedTuple):
 
             while len(each) > 1:
                 each = list(map(pair, each[::2], each[1::2]))
-            size = shape[self.axis]
-            own = jnp.take_along_axis(
-                logits, self.spread(jnp.clip(label, 0, size - 1)), self.axis, mode="promise_in_bounds"
-            )
-            inside = (label >= 0) & (label < size)
-            own = jnp.where(inside, jnp.squeeze(own, self.axis), 0)
+            inside = (label >= 0) & (label < shape[self.axis])
+            own = jnp.where(inside, entry(self._replace(name=None), logits, label), 0)
             return *_reduce(each[0], start[:2], pair, self.axis), own
 
         if parts == 1:

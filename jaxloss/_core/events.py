@@ -79,9 +79,7 @@ def _automatic(function: Callable, like: jax.Array) -> Callable[..., jax.Array]:
 
 def _local(classes: ClassAxis, x: jax.Array, ids: jax.Array) -> jax.Array:
     """Ids of a shard; its number of classes for those that lie elsewhere."""
-    size = x.shape[classes.axis]
-    first = 0 if classes.name is None else lax.axis_index(classes.name) * size
-    local = ids - first
+    size, local = x.shape[classes.axis], ids - classes.first(x)
     return jnp.where((local >= 0) & (local < size), local, size)
 
 
